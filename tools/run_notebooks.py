@@ -1,0 +1,162 @@
+"""Run notebooks top to bottom, each in a fresh Jupyter kernel, as a learner would.
+
+    python tools/run_notebooks.py                            every notebook of nbs/
+    python tools/run_notebooks.py nbs/02_broadcasting.ipynb  some of them
+    ... --store    write the outputs back into the notebook (then run nbdev_clean and nbdev_export)
+    ... --out DIR  write what was run to DIR, as notebooks and as pages
+"""
+import argparse
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / 'nbs'
+
+
+@dataclass
+class Run:
+    "One notebook that was run: the notebook with its new outputs, and what went wrong, if anything did."
+    path: Path
+    notebook: nbformat.NotebookNode
+    seconds: float
+    error: str = ''  # the chapter, the cell and the error; empty if all cells ran
+
+
+def find_notebooks() -> list[Path]:
+    "The chapters in the order of their numbers, and the index last."
+    return sorted(path for path in NOTEBOOKS.glob('*.ipynb') if not path.name.startswith('.'))
+
+
+def kernel_of_this_python() -> AsyncKernelManager:
+    "A kernel that runs the Python that runs this file, whatever kernels the machine has registered."
+    manager = AsyncKernelManager(kernel_name='python3')
+    manager.kernel_spec_manager = KernelSpecManager(ensure_native_kernel=True)
+    manager.kernel_spec.argv = [sys.executable, '-m', 'ipykernel_launcher', '--log-level=ERROR', '-f', '{connection_file}']
+    return manager
+
+
+def run_notebook(path: Path, timeout: int = 300) -> Run:
+    "Run all cells of the notebook at `path` in a fresh kernel, each within `timeout` seconds."
+    notebook = nbformat.read(path, as_version=4)
+    started = time.monotonic()
+    client = NotebookClient(notebook, km=kernel_of_this_python(), timeout=timeout, resources={'metadata': {'path': str(path.parent)}})
+    error = ''
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as problem:
+        error = describe_failure(path, notebook, problem)
+    return Run(path, notebook, time.monotonic() - started, error)
+
+
+def describe_failure(path: Path, notebook: nbformat.NotebookNode, problem: Exception) -> str:
+    "The chapter, the cell that failed (its place, id and first line) and the error, in three lines."
+    last_started = max((place for place, cell in enumerate(notebook.cells) if 'iopub.execute_input' in cell.metadata.get('execution', {})), default=0)
+    cell = notebook.cells[last_started]
+    errors = [out for out in cell.get('outputs', []) if out.output_type == 'error']
+    what = f'{errors[0].ename}: {errors[0].evalue}' if errors else str(problem).strip()
+    first_line = next((line for line in cell.source.splitlines() if line.strip() and not line.startswith('#|')), '')
+    return f'{path.stem}, cell {last_started + 1} (id {cell.id}): {first_line}\n{what}'
+
+
+def store(run: Run) -> None:
+    "Write the outputs of `run` into its notebook."
+    for cell in run.notebook.cells:
+        cell.metadata.pop('execution', None)
+        merge_streams(cell)
+    nbformat.write(run.notebook, run.path)
+
+
+def merge_streams(cell: nbformat.NotebookNode) -> None:
+    "Join neighbouring pieces of the same stream: how print was cut into pieces differs from run to run."
+    merged = []
+    for output in cell.get('outputs', []):
+        if merged and output.output_type == 'stream' and merged[-1].get('name') == output.name:
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    if 'outputs' in cell:
+        cell.outputs = merged
+
+
+def write_page(run: Run, folder: Path) -> Path:
+    "Write the notebook that was run into `folder`, as .ipynb and as a page whose mathematics needs no network."
+    from nbconvert import HTMLExporter
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(run.notebook, folder / run.path.name)
+    shown = nbformat.from_dict(run.notebook)
+    for cell in shown.cells:
+        if cell.cell_type == 'markdown':
+            cell.source = mathematics_to_mathml(cell.source).replace('.ipynb)', '.html)')
+    exporter = HTMLExporter(mathjax_url='', require_js_url='', jquery_url='', mermaid_js_url='')
+    page, _ = exporter.from_notebook_node(shown, resources={'metadata': {'name': run.path.stem}})
+    target = folder / f'{run.path.stem}.html'
+    target.write_text(page, encoding='utf-8')
+    return target
+
+
+def mathematics_to_mathml(markdown: str) -> str:
+    "Replace `$...$` and `$$...$$` outside code by MathML, which browsers draw by themselves."
+    from latex2mathml.converter import convert
+    pattern = re.compile(r'(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$|(?<![\\$])\$(?P<inline>[^$\n]+?)\$', re.S)
+
+    def replace(match: re.Match) -> str:
+        if match['code']:
+            return match['code']
+        if match['block']:
+            return convert(match['block'].strip(), display='block')
+        return convert(match['inline'])
+    return pattern.sub(replace, markdown)
+
+
+def show_ladder(runs: list[Run]) -> None:
+    "Print the speed ladder that chapter 03 measured in this run: what its cell marked `#| ladder` printed."
+    for run in runs:
+        for cell in run.notebook.cells:
+            if cell.cell_type == 'code' and cell.source.startswith('#| ladder'):
+                text = ''.join(out.get('text', '') or out.get('data', {}).get('text/plain', '') for out in cell.outputs)
+                print(f'\nThe speed ladder, as {run.path.stem} measured it just now:\n\n{text}')
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('notebooks', nargs='*', type=Path, help='which notebooks (all of nbs/ if none is named)')
+    parser.add_argument('--store', action='store_true', help='write the outputs back into the notebooks')
+    parser.add_argument('--out', type=Path, help='a folder for what was run, as notebooks and as pages')
+    options = parser.parse_args()
+
+    paths = options.notebooks or find_notebooks()
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        parser.error(f'no such notebook: {", ".join(missing)}')
+    runs = []
+    for place, path in enumerate(paths, start=1):
+        print(f'[{place}/{len(paths)}] {path.stem:<18}', end=' ', flush=True)
+        run = run_notebook(path)
+        runs.append(run)
+        print(f'{"failed" if run.error else "ok":<6} {run.seconds:5.1f} s', flush=True)
+        if run.error:
+            print('    ' + run.error.replace('\n', '\n    '), flush=True)
+        elif options.store:
+            store(run)
+        if options.out:
+            write_page(run, options.out)
+    show_ladder(runs)
+    failed = [run.path.stem for run in runs if run.error]
+    if failed:
+        print(f'\n{len(failed)} of {len(runs)} notebooks failed: {", ".join(failed)}')
+    if options.out:
+        print(f'\nRead the result: {(options.out / "index.html").resolve()}')
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
