@@ -36,6 +36,11 @@ def find_notebooks() -> list[Path]:
     return sorted(path for path in NOTEBOOKS.glob('*.ipynb') if not path.name.startswith('.'))
 
 
+def has_directive(cell: nbformat.NotebookNode, name: str) -> bool:
+    "Whether the code cell has the line `#| name`."
+    return cell.cell_type == 'code' and f'#| {name}' in (line.strip() for line in cell.source.splitlines())
+
+
 def kernel_of_this_python() -> AsyncKernelManager:
     "A kernel that runs the Python that runs this file, whatever kernels the machine has registered."
     manager = AsyncKernelManager(kernel_name='python3')
@@ -46,7 +51,10 @@ def kernel_of_this_python() -> AsyncKernelManager:
 
 def run_notebook(path: Path, timeout: int = 300) -> Run:
     "Run all cells of the notebook at `path` in a fresh kernel, each within `timeout` seconds."
-    notebook = nbformat.read(path, as_version=4)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except ValueError as problem:  # not JSON, as after a merge with conflicts
+        return Run(path, nbformat.v4.new_notebook(), 0., f'{path.stem} is no readable notebook\n{str(problem)[:200]}')
     started = time.monotonic()
     client = NotebookClient(notebook, km=kernel_of_this_python(), timeout=timeout, resources={'metadata': {'path': str(path.parent)}})
     error = ''
@@ -96,6 +104,9 @@ def write_page(run: Run, folder: Path) -> Path:
     for cell in shown.cells:
         if cell.cell_type == 'markdown':
             cell.source = mathematics_to_mathml(cell.source).replace('.ipynb)', '.html)')
+        for output in cell.get('outputs', []):
+            if latex := output.get('data', {}).pop('text/latex', None):
+                output.data['text/html'] = mathematics_to_mathml(latex)
     exporter = HTMLExporter(mathjax_url='', require_js_url='', jquery_url='', mermaid_js_url='')
     page, _ = exporter.from_notebook_node(shown, resources={'metadata': {'name': run.path.stem}})
     target = folder / f'{run.path.stem}.html'
@@ -111,9 +122,10 @@ def mathematics_to_mathml(markdown: str) -> str:
     def replace(match: re.Match) -> str:
         if match['code']:
             return match['code']
-        if match['block']:
-            return convert(match['block'].strip(), display='block')
-        return convert(match['inline'])
+        try:
+            return convert((match['block'] or match['inline']).strip(), display='block' if match['block'] else 'inline')
+        except Exception:  # the converter's errors have no common class; tests/structure.py finds what stays as it is
+            return match[0]
     return pattern.sub(replace, markdown)
 
 
@@ -121,9 +133,9 @@ def show_ladder(runs: list[Run]) -> None:
     "Print the speed ladder that chapter 03 measured in this run: what its cell marked `#| ladder` printed."
     for run in runs:
         for cell in run.notebook.cells:
-            if cell.cell_type == 'code' and cell.source.startswith('#| ladder'):
-                text = ''.join(out.get('text', '') or out.get('data', {}).get('text/plain', '') for out in cell.outputs)
-                print(f'\nThe speed ladder, as {run.path.stem} measured it just now:\n\n{text}')
+            if has_directive(cell, 'ladder'):
+                text = ''.join(out.get('text', '') for out in cell.outputs)
+                print(f'\nThe speed ladder, as {run.path.stem} measured it just now:\n\n{text.rstrip()}')
 
 
 def main() -> int:
@@ -137,7 +149,7 @@ def main() -> int:
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         parser.error(f'no such notebook: {", ".join(missing)}')
-    runs = []
+    runs, pages = [], []
     for place, path in enumerate(paths, start=1):
         print(f'[{place}/{len(paths)}] {path.stem:<18}', end=' ', flush=True)
         run = run_notebook(path)
@@ -148,13 +160,14 @@ def main() -> int:
         elif options.store:
             store(run)
         if options.out:
-            write_page(run, options.out)
+            pages.append(write_page(run, options.out))
     show_ladder(runs)
     failed = [run.path.stem for run in runs if run.error]
     if failed:
         print(f'\n{len(failed)} of {len(runs)} notebooks failed: {", ".join(failed)}')
     if options.out:
-        print(f'\nRead the result: {(options.out / "index.html").resolve()}')
+        first = next((page for page in pages if page.name == 'index.html'), pages[0])
+        print(f'\nRead the result: open {first.resolve()} in a browser.\nOpen the lab: make lab (or: jupyter lab nbs).')
     return 1 if failed else 0
 
 

@@ -1,0 +1,44 @@
+# Everything runs in .venv, which is made on the first call.
+# Another Python:  make course PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: help course test lab bench readme clean
+
+help:
+	@echo 'make course   run every notebook and write pages to read to _course/'
+	@echo 'make lab      open JupyterLab on the course'
+	@echo 'make test     run everything that CI runs'
+	@echo 'make bench    time a training step: by hand, and by autograd'
+	@echo 'make readme   write README.md from nbs/index.ipynb'
+	@echo 'make clean    remove what the others wrote, except $(VENV)'
+
+# The empty file .installed says that the environment is as these files want it.
+$(VENV)/.installed: settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, and '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)"; \
+		echo "Name another one, as in: make course PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+course: $(VENV)/.installed
+	@$(RUN) tools/run_notebooks.py --out _course
+
+test: $(VENV)/.installed
+	@$(RUN) -m pytest
+
+lab: $(VENV)/.installed
+	@$(RUN) -m jupyterlab nbs
+
+bench: $(VENV)/.installed
+	@$(RUN) bench/training_step.py
+
+readme: $(VENV)/.installed
+	@$(RUN) tools/write_readme.py
+
+clean:
+	rm -rf _course build dist .pytest_cache
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
