@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .checks import check_shapes
 
-# %% ../nbs/01_matmul.ipynb #1bf6a00c
+# %% ../nbs/01_matmul.ipynb #1acbe2aa
 def _check_number(caller, name, value):
     "Raise `TypeError` unless `value` is one number."
     if not isinstance(value, Real):
@@ -21,7 +21,7 @@ def _check_number(caller, name, value):
         if isinstance(value, str):
             mend = f'; try float({name})'
         elif isinstance(value, (list, tuple)):
-            mend = f'; try {caller} on one row of numbers at a time'
+            mend = f'; try {name}[0]' if len(value) == 1 else f'; try {caller} on one row at a time'
         elif hasattr(value, 'tolist'):
             mend = f'; try {name}.tolist()'
         raise TypeError(f'{caller} expects a number for {name}, got {type(value).__name__}{mend}')
@@ -51,15 +51,15 @@ def neuron(
                          f'and {len(weights)} weights; try lists of equal length')
     return sum(x * w for x, w in zip(inputs, weights)) + bias
 
-# %% ../nbs/01_matmul.ipynb #747ea7de
+# %% ../nbs/01_matmul.ipynb #39198407
 def relu_list(
     values: list[float],  # numbers, as many as you like
 ) -> list[float]:         # as many again, none of them negative
     "ReLU on a plain Python list: negative numbers become 0, the others stay."
     _check_list('relu_list', 'values', values)
-    return [max(value, 0.0) for value in values]  # this order lets nan through: max(0.0, nan) is 0.0
+    return [max(value, 0.0) for value in values]  # in this order, nan stays nan
 
-# %% ../nbs/01_matmul.ipynb #9ff6a7d3
+# %% ../nbs/01_matmul.ipynb #c266b472
 def _check_rows(caller, weights, n_in, n_out):
     "Raise unless `weights` is a list of `n_out` rows of `n_in` numbers."
     if not isinstance(weights, (list, tuple)):
@@ -71,13 +71,15 @@ def _check_rows(caller, weights, n_in, n_out):
     lengths = [len(row) for row in weights]
     for place, length in enumerate(lengths):
         if length != lengths[0]:
-            raise ValueError(f'{caller} expects rows of equal length in weights, got {lengths[0]} '
-                             f'in weights[0] and {length} in weights[{place}]; try rows of {n_in}')
-    if len(weights) != n_out or (lengths and lengths[0] != n_in):
-        width = lengths[0] if lengths else 0
-        mend = '; try list(zip(*weights))' if (len(weights), width) == (n_in, n_out) else ''
-        raise ValueError(f'{caller} expects a row of weights for each bias and a weight in it for '
-                         f'each input, {n_out} rows of {n_in}, got {len(weights)} of {width}{mend}')
+            raise ValueError(f'{caller} expects rows of equal length, got {lengths[0]} in weights[0] '
+                             f'and {length} in weights[{place}]; try rows of {n_in}')
+    width = lengths[0] if lengths else n_in
+    if len(weights) != n_out or width != n_in:
+        mend = '; try one bias for each row' if width == n_in else '; try one weight for each input'
+        if (len(weights), width) == (n_in, n_out):
+            mend = '; try list(zip(*weights))'
+        raise ValueError(f'{caller} expects weights of {n_out} x {n_in} (biases x inputs), '
+                         f'got {len(weights)} x {width}{mend}')
 
 # %% ../nbs/01_matmul.ipynb #77917cb0
 def dense(
@@ -91,9 +93,9 @@ def dense(
     _check_rows('dense', weights, len(inputs), len(biases))
     return [neuron(inputs, row, bias) for row, bias in zip(weights, biases)]
 
-# %% ../nbs/01_matmul.ipynb #1e11866f
+# %% ../nbs/01_matmul.ipynb #63618323
 def _draw_matrix(ax, left, top, shape, name, marked):
-    "Draw a matrix as squares with its corner at (left, top); those in `marked` are filled and bold."
+    "Draw a matrix as squares from the corner (left, top); those in `marked` are blue and bold."
     from matplotlib.patches import Rectangle
     for i in range(shape[0]):
         for j in range(shape[1]):
@@ -102,7 +104,7 @@ def _draw_matrix(ax, left, top, shape, name, marked):
             ax.text(left + j + .5, top + i + .5, f'{name}[{i}, {j}]', ha='center', va='center',
                     weight=weight, fontsize=9)
 
-# %% ../nbs/01_matmul.ipynb #415f8b7a
+# %% ../nbs/01_matmul.ipynb #f710abab
 def plot_matmul(
     rows: int,     # rows of a
     inner: int,    # columns of a, which are the rows of b
@@ -111,13 +113,13 @@ def plot_matmul(
     j: int,        # its column
     ax=None,       # matplotlib axes; new ones if None
 ):                 # the axes
-    "Draw `a` at the left, `b` above, and where row `i` and column `j` meet the number that comes of them."
+    "Draw `a` at the left, `b` above, and the product where row `i` of `a` and column `j` of `b` meet."
     if not (0 <= i < rows and 0 <= j < columns and inner > 0):
-        raise ValueError(f'plot_matmul expects i below {rows}, j below {columns} and inner above 0, '
-                         f'got i={i}, j={j}, inner={inner}; try i=0, j=0')
+        raise ValueError(f'plot_matmul expects i below {rows}, j below {columns}, inner above 0, '
+                         f'got i={i}, j={j}, inner={inner}; try i=0, j=0 and sizes above 0')
     if ax is None:
         import matplotlib.pyplot as plt
-        ax = plt.subplots(figsize=(7, 7 * (inner + rows + 1) / (inner + columns + 1)),
+        ax = plt.subplots(figsize=(6, 6 * (inner + rows + 1) / (inner + columns + 1)),
                           layout='constrained')[1]
     _draw_matrix(ax, 0, inner + 1, (rows, inner), 'a', {(i, k) for k in range(inner)})
     _draw_matrix(ax, inner + 1, 0, (inner, columns), 'b', {(k, j) for k in range(inner)})

@@ -41,6 +41,11 @@ def has_directive(cell: nbformat.NotebookNode, name: str) -> bool:
     return cell.cell_type == 'code' and f'#| {name}' in (line.strip() for line in cell.source.splitlines())
 
 
+def name_cell(chapter: str, place: int, cell: dict) -> str:
+    "How messages name the cell at `place`, counted from 0, of a chapter."
+    return f'{chapter}, cell {place + 1} (id {cell.get("id", "missing")})'
+
+
 def kernel_of_this_python() -> AsyncKernelManager:
     "A kernel that runs the Python that runs this file, whatever kernels the machine has registered."
     manager = AsyncKernelManager(kernel_name='python3')
@@ -72,7 +77,7 @@ def describe_failure(path: Path, notebook: nbformat.NotebookNode, problem: Excep
     errors = [out for out in cell.get('outputs', []) if out.output_type == 'error']
     what = f'{errors[0].ename}: {errors[0].evalue}' if errors else str(problem).strip()
     first_line = next((line for line in cell.source.splitlines() if line.strip() and not line.startswith('#|')), '')
-    return f'{path.stem}, cell {last_started + 1} (id {cell.id}): {first_line}\n{what}'
+    return f'{name_cell(path.stem, last_started, cell)}: {first_line}\n{what}'
 
 
 def store(run: Run) -> None:

@@ -1,0 +1,35 @@
+"""Copies of this checkout, for what would change files, and the commands that tests call."""
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from run_notebooks import ROOT
+
+LEFT_OUT = shutil.ignore_patterns('.git', '.venv', '_course', 'build', 'dist', '*.egg-info', '__pycache__', '.pytest_cache', '.ipynb_checkpoints')
+
+
+def copy_checkout(target: Path) -> Path:
+    "Copy what belongs to the project to `target`, and return `target`."
+    return Path(shutil.copytree(ROOT, target, ignore=LEFT_OUT))
+
+
+def run(*command, folder: Path) -> subprocess.CompletedProcess:
+    "Run `command` in `folder`, whose package it sees, and keep what it prints: output and errors together."
+    environment = {**os.environ, 'PYTHONPATH': str(folder)}
+    return subprocess.run([str(part) for part in command], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding='utf-8')
+
+
+def python(*arguments, folder: Path = ROOT) -> subprocess.CompletedProcess:
+    "Run the Python that runs this."
+    return run(sys.executable, *arguments, folder=folder)
+
+
+def nbdev(name: str, *arguments, folder: Path = ROOT) -> subprocess.CompletedProcess:
+    "Run one of nbdev's commands, from the environment that runs this."
+    command = shutil.which(name, path=sysconfig.get_path('scripts'))
+    assert command, f'{name} is not installed beside {sys.executable}: pip install -c constraints.txt -e ".[dev]"'
+    return run(command, *arguments, folder=folder)
