@@ -159,12 +159,12 @@ def _align(x, names, order):
     x = x.permute([names.index(name) for name in order if name in names])
     return x[tuple(slice(None) if name in names else None for name in order)]
 
-# %% ../nbs/03_einsum.ipynb #1995bd6e
+# %% ../nbs/03_einsum.ipynb #f5dccb98
 def einsum(
     equation: str,      # such as 'ik,kj->ij'; without '->' the letters that occur once are kept
-    *operands: Tensor,  # one tensor a term, floating-point or whole numbers of one dtype, one device
+    *operands: Tensor,  # one tensor a term: floats or whole numbers, of one dtype, on one device
 ) -> Tensor:            # an axis for each output letter, in the operands' dtype, in new memory
-    """Multiply the operands along the letters they share, and sum the letters missing from the output.
+    """Multiply the operands along the letters they share; sum the letters missing from the output.
 
     As `torch.einsum`, but stricter: a letter of size 1 is not stretched (only `...` is), and an
     ellipsis stands on both sides of the arrow or on neither."""
@@ -205,7 +205,7 @@ def _letters_table(reading, operands):
     return '\n'.join('  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:-1], widths[1:]),
                                 row[-1]]) for row in rows)
 
-# %% ../nbs/03_einsum.ipynb #16c90ec8
+# %% ../nbs/03_einsum.ipynb #33109c07
 def _loops_text(reading, operands):
     "The nested loops that the equation stands for, as Python."
     def entry(variable, indices):
@@ -221,7 +221,7 @@ def _loops_text(reading, operands):
 
 def explain_einsum(
     equation: str,      # such as 'ik,kj->ij'
-    *operands: Tensor,  # one tensor a term; only shapes and dtype count, so the device 'meta' will do
+    *operands: Tensor,  # one tensor a term; only shapes and dtype count, so 'meta' will do
 ) -> str:               # shows itself as a table
     "Say what the equation does to each letter, the loops that it is short for, and what it costs."
     reading = _read(equation, operands)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LayerFunction', 'Relu', 'Mse', 'Lin', 'Model', 'MyRelu', 'Module', 'LinearLayer']
 
-# %% ../nbs/07_modules.ipynb #2ff75b95
+# %% ../nbs/07_modules.ipynb #c6916550
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .backward import lin_backward, mse_backward, relu_backward
-from .checks import check_same_shape, check_shapes
+from .checks import check_shapes
 from .forward import lin, mse, relu
 
 # %% ../nbs/07_modules.ipynb #9e084a2e
@@ -62,7 +62,7 @@ def _remember(layer, inputs, out):
         tensor.g = None
     return out
 
-# %% ../nbs/07_modules.ipynb #8a2364da
+# %% ../nbs/07_modules.ipynb #39aa725a
 def _ready(layer):
     "The upstream gradient, or an error if this backward would not be the one of exactly one call."
     name, calls = type(layer).__name__, layer._calls
@@ -92,7 +92,9 @@ def _add_gradients(layer, grads):
                            f'for {len(tensors)} inputs and parameters')
     for tensor, grad in zip(tensors, grads):
         if grad is not None:
-            check_same_shape(f'{type(layer).__name__}.backward', tensor=tensor, gradient=grad)
+            if grad.shape != tensor.shape:
+                raise ValueError(f'{type(layer).__name__}.backward_rule returned a gradient of shape '
+                                 f'{tuple(grad.shape)} for a tensor of shape {tuple(tensor.shape)}')
             tensor.g = grad if tensor.g is None else tensor.g + grad
 
 # %% ../nbs/07_modules.ipynb #c74c4c36
