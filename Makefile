@@ -11,7 +11,7 @@ help:
 	@echo 'make course   run every notebook and write pages to read to _course/'
 	@echo 'make lab      open JupyterLab on the course'
 	@echo 'make test     run everything that CI runs'
-	@echo 'make bench    time a training step: by hand, and by autograd'
+	@echo 'make bench    time the ladder, and a training step against autograd'
 	@echo 'make readme   write README.md from nbs/index.ipynb'
 	@echo 'make clean    remove what the others wrote, except $(VENV)'
 
@@ -34,7 +34,7 @@ lab: $(VENV)/.installed
 	@$(RUN) -m jupyterlab nbs
 
 bench: $(VENV)/.installed
-	@$(RUN) bench/training_step.py
+	@$(RUN) bench/speed.py
 
 readme: $(VENV)/.installed
 	@$(RUN) tools/write_readme.py

@@ -122,7 +122,7 @@ def forward_and_backward(
     lin_grad(inp, l1, w1, b1, needs_inp_grad=needs_inp_grad)
     return loss
 
-# %% ../nbs/06_backward.ipynb #c918bb06
+# %% ../nbs/06_backward.ipynb #02e3e6eb
 def numerical_gradient(
     f: Callable,               # takes a tensor like `x`, returns a single number as a tensor
     x: Tensor,                 # where to measure, any float dtype and shape; it is not changed
@@ -141,6 +141,9 @@ def numerical_gradient(
         nudge = step * max(1.0, abs(number))
         upper, f_upper = _value_at(f, x, place, number + nudge)
         lower, f_lower = _value_at(f, x, place, number - nudge)
+        if upper == lower:
+            raise ValueError(f'numerical_gradient expects a step that {x.dtype} can see at '
+                             f'{number:.4g}, got {step}; try step=None')
         slopes[place] = (f_upper - f_lower) / (upper - lower)
         numbers[place] = number
     return grad
@@ -178,7 +181,7 @@ def plot_step_size(
     ax.legend()
     return ax
 
-# %% ../nbs/06_backward.ipynb #e776c554
+# %% ../nbs/06_backward.ipynb #37b72aa3
 def check_gradient(
     f: Callable,           # the function, `f(*inputs)` -> tensor
     f_backward: Callable,  # its rule, `f_backward(grad_out, *inputs)` -> one gradient for each input
@@ -192,8 +195,8 @@ def check_gradient(
     names = _names(f, len(inputs))
     traced = [value.requires_grad_() if _is_float(value) else value for value in fresh()]
     out = f(*traced)
-    if not _is_float(out):
-        raise TypeError(f'check_gradient expects f to return a float tensor, got {_kind(out)}')
+    if _kind(out) != 'torch.float64':
+        raise TypeError(f'check_gradient runs f on float64 and expects float64 back, got {_kind(out)}')
     grad_out = _random_like(out, generator)
     grads = _gradients(f_backward, grad_out, fresh(), names)
     errors = {}
@@ -280,25 +283,29 @@ def _compare(name, by_rule, expected, how, noise):
                                         f'of {error.numel()} entries{_ratio(by_rule, expected)}', *lines]))
     return (error.max() / expected.abs().max().clamp_min(1e-300)).item()
 
-# %% ../nbs/06_backward.ipynb #c2426232
+# %% ../nbs/06_backward.ipynb #5ac69507
 def _ratio(by_rule, expected):
     "If all entries are wrong by one factor, say so: a forgotten factor, a sign, a mean for a sum."
-    ratio = by_rule[expected != 0] / expected[expected != 0]
-    if ratio.numel() > 1 and torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-4):
-        return f', each {ratio[0].item():.4g} times what it should be'
+    scale = (by_rule * expected).sum() / (expected * expected).sum()
+    if expected.numel() > 1 and scale != 0 and torch.allclose(by_rule, scale * expected, rtol=1e-4):
+        return f', each {scale.item():.4g} times what it should be'
     return ''
 
 
 def _kink(f, x, at):
-    "The slopes of `f` left and right of the entry `at` of `x`, if no smooth curve explains both."
-    step = 1e-6 * max(1.0, abs(x[at].item()))
-    values = []
-    for nudge in (-step, 0.0, step):
-        moved = x.clone()
-        moved[at] += nudge
-        values.append(f(moved).item())
-    left, right = (values[1] - values[0]) / step, (values[2] - values[1]) / step
-    return (left, right) if abs(right - left) > 1e-3 * max(abs(left), abs(right)) else None
+    "The slopes of `f` left and right of the entry `at` of `x`, if they differ as at a kink; else None."
+    def slopes(step):
+        moved = [x.clone() for _ in range(3)]
+        for copy, nudge in zip(moved, (-step, 0.0, step)):
+            copy[at] += nudge
+        low, middle, high = (f(copy).item() for copy in moved)
+        return (middle - low) / step, (high - middle) / step
+
+    far, near = (slopes(step * max(1.0, abs(x[at].item()))) for step in (1e-5, 1e-7))
+    gap_far, gap_near = far[1] - far[0], near[1] - near[0]
+    # on a smooth curve the two slopes meet as the step shrinks, at a kink they don't
+    at_kink = abs(gap_near) > 0.5 * abs(gap_far) and abs(gap_near) > 1e-3 * max(map(abs, near))
+    return near if at_kink else None
 
 # %% ../nbs/06_backward.ipynb #089fc405
 def _is_float(value):

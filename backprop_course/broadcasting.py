@@ -45,7 +45,7 @@ def _placements(name, shape, rank):
         ways.setdefault(spread, f'{name}[{", ".join(items)}]')
     return ways
 
-# %% ../nbs/02_broadcasting.ipynb #815f24b0
+# %% ../nbs/02_broadcasting.ipynb #2e6e12bd
 class Mend(NamedTuple):
     "A way to make shapes fit: the indexing for each shape that must change, and the result."
     codes: tuple[str, ...]
@@ -58,7 +58,7 @@ def _names(shapes):
 
 
 def _mends(shapes, rank):
-    "The mends by `None` whose result has `rank` axes, those with the fewest changes first."
+    "The mends by `None` whose result has `rank` axes and that change the fewest shapes."
     if prod(comb(rank, len(shape)) for shape in shapes) > 20_000:
         return ()  # too many to try
     ways = [_placements(*pair, rank).items() for pair in zip(_names(shapes), shapes)]
@@ -71,7 +71,15 @@ def _mends(shapes, rank):
     return tuple(sorted((mend for mend in found if len(mend.codes) == fewest),
                         key=lambda mend: str(mend.codes).count('None')))
 
-# %% ../nbs/02_broadcasting.ipynb #d427c09a
+# %% ../nbs/02_broadcasting.ipynb #385e1b21
+def _as_sizes(shape):
+    "`shape` as a tuple of whole numbers; a whole number is a shape with one axis."
+    try:
+        return (index(shape),)
+    except TypeError:
+        return tuple(map(index, shape))
+
+
 def _as_shapes(caller, shapes):
     "Each of `shapes` as a tuple of whole numbers."
     result = []
@@ -79,7 +87,7 @@ def _as_shapes(caller, shapes):
         if isinstance(shape, Tensor):
             raise TypeError(f'{caller} expects shapes, got a tensor; try its .shape')
         try:
-            sizes = tuple(map(index, [shape] if hasattr(shape, '__index__') else shape))
+            sizes = _as_sizes(shape)
         except TypeError:
             raise TypeError(f'{caller} expects each shape as a tuple of whole numbers, '
                             f'such as (4, 3), got {shape!r}') from None
@@ -88,23 +96,23 @@ def _as_shapes(caller, shapes):
         result.append(sizes)
     return result
 
-# %% ../nbs/02_broadcasting.ipynb #44c8d812
+# %% ../nbs/02_broadcasting.ipynb #a42c2079
 def broadcast_shapes(
     *shapes: tuple | int,  # shapes to be combined; an int is a shape with one axis
 ) -> tuple[int, ...]:      # the shape to which all of them can be stretched
-    "The shape of what broadcasting makes of `shapes`, by NumPy's rules; `ValueError` if they clash."
+    "The shape to which broadcasting stretches `shapes`, by NumPy's rules; an error if they clash."
     shapes = _as_shapes('broadcast_shapes', shapes)
     axes = _line_up(shapes)
     result = tuple(_stretch(sizes) for sizes in axes)
     if None not in result:
         return result
     clash = max(axis for axis, size in enumerate(result) if size is None)  # the last one
-    sizes = ' and '.join(f'{size} in {name} of shape {shape}' for size, name, shape
+    sizes = ' and '.join(f'{size} in {name} {shape}' for size, name, shape
                          in zip(axes[clash], _names(shapes), shapes) if size != 1)
     mends = [' with '.join(mend.codes) for mend in _mends(shapes, len(axes))]
     mend = f'; try {" or ".join(mends[:3])}' if mends else ''
-    raise ValueError('broadcast_shapes expects sizes that are equal or 1 on each axis, '
-                     f'got on axis {clash - len(axes)} {sizes}{mend}')
+    raise ValueError('broadcast_shapes expects sizes equal or 1 on each axis, '
+                     f'got {sizes} on axis {clash - len(axes)}{mend}')
 
 # %% ../nbs/02_broadcasting.ipynb #d182b22d
 def _verdict(sizes):
@@ -127,7 +135,7 @@ def _table(shapes):
     rows.append(['result', *('?' if size is None else str(size) for size in result), whole])
     return tuple(map(tuple, rows))
 
-# %% ../nbs/02_broadcasting.ipynb #3aa40532
+# %% ../nbs/02_broadcasting.ipynb #fe51bb7e
 def _sentences(shapes):
     "What happens on each axis, from the last back, a sentence each."
     axes, names, sentences = _line_up(shapes), _names(shapes), []
@@ -140,11 +148,11 @@ def _sentences(shapes):
                                 for name, shape, size in zip(names, shapes, sizes) if size == 1)
         else:
             what = ' and '.join(f'{size} in {name}' for name, size in zip(names, sizes)
-                                if size != 1) + ' differ, and none of them is 1'
+                                if size != 1) + '; only a size of 1 can be stretched'
         sentences.append(f'axis {place}: {verdict}, {what}')
     return sentences
 
-# %% ../nbs/02_broadcasting.ipynb #5bdbc52e
+# %% ../nbs/02_broadcasting.ipynb #aeab9205
 def _advice(shapes):
     "Mends for shapes that clash, a warning for shapes that stretch each other: (sentences, mends)."
     sizes = [_stretch(sizes) for sizes in _line_up(shapes)]
@@ -156,8 +164,9 @@ def _advice(shapes):
         word = 'mend' if rank == len(sizes) else 'all pairs'
         mends = _mends(shapes, rank)
         if mends:
+            more = [f'and {len(mends) - 4} more, see .mends'] if len(mends) > 4 else []
             return [f'{word}: {" with ".join(mend.codes)}, then the result is {mend.result}'
-                    for mend in mends[:4]], mends
+                    for mend in mends[:4]] + more, mends
     return ['no mend found: no axis of size 1 makes these shapes fit'], ()
 
 # %% ../nbs/02_broadcasting.ipynb #a842b0a9
@@ -185,47 +194,47 @@ class BroadcastExplanation:
                                      for cell, style in zip(row, styles)) + '</tr>'
         return f'<table>{html}</table>' + '<br>'.join(self.sentences)
 
-# %% ../nbs/02_broadcasting.ipynb #80a4121d
+# %% ../nbs/02_broadcasting.ipynb #77d54911
 def explain_broadcast(
     *shapes: tuple | int,     # shapes to be combined; an int is a shape with one axis
 ) -> BroadcastExplanation:    # prints as a table; has .result and .mends
-    "What broadcasting makes of `shapes`, axis by axis; for shapes that clash, why, and what to write."
+    "What broadcasting makes of `shapes`, axis by axis; if they clash, why, and what to write."
     shapes = _as_shapes('explain_broadcast', shapes)
     sizes = tuple(_stretch(sizes) for sizes in _line_up(shapes))
     advice, mends = _advice(shapes)
     return BroadcastExplanation(None if None in sizes else sizes, mends, _table(shapes),
                                 (*_sentences(shapes), *advice))
 
-# %% ../nbs/02_broadcasting.ipynb #2a0162d2
+# %% ../nbs/02_broadcasting.ipynb #7655b7f1
 def _numbers(shape, result):
-    "1, 2, 3 ... in `shape` stretched to `result`, and where they are copies; both with 3 axes."
+    "1, 2, 3 ... in `shape` stretched to `result`, and where they are read again; both with 3 axes."
     numbers = torch.arange(1, prod(shape) + 1).reshape(shape).expand(result)
-    copies = torch.ones(result, dtype=torch.bool)
+    again = torch.ones(result, dtype=torch.bool)
     originals = (1,) * (len(result) - len(shape)) + shape
-    copies[tuple(slice(size) for size in originals)] = False
+    again[tuple(slice(size) for size in originals)] = False
     full = (1,) * (3 - len(result)) + result
-    return numbers.reshape(full), copies.reshape(full)
+    return numbers.reshape(full), again.reshape(full)
 
 
-def _draw_cells(ax, left, numbers, copies, colour):
+def _draw_cells(ax, left, numbers, again, colour):
     "Draw each layer of `numbers` as a grid, one below the other, with the left edge at `left`."
     from matplotlib.patches import Rectangle
     layers, rows, columns = numbers.shape
     for layer, row, column in product(range(layers), range(rows), range(columns)):
         x, y = left + column, -(layer * (rows + .4) + row + 1)
-        if copies[layer, row, column]:
+        if again[layer, row, column]:
             ax.add_patch(Rectangle((x, y), 1, 1, facecolor='white', edgecolor='#E69F00',
                                    hatch='///', linewidth=0))
-        fill = 'none' if copies[layer, row, column] else colour
+        fill = 'none' if again[layer, row, column] else colour
         ax.add_patch(Rectangle((x, y), 1, 1, facecolor=fill, edgecolor='#333333'))
         ax.text(x + .5, y + .5, str(int(numbers[layer, row, column])), ha='center', va='center',
                 fontsize=10, bbox=dict(facecolor='white', edgecolor='none', alpha=.85, pad=1))
 
-# %% ../nbs/02_broadcasting.ipynb #8d7bd176
+# %% ../nbs/02_broadcasting.ipynb #b6ff3acd
 def _check_drawable(shapes, result):
     "Raise `ValueError` unless `shapes` can be drawn so that one can read the numbers."
-    if not shapes:
-        raise ValueError('plot_broadcast expects one shape or more, got none')
+    if not 1 <= len(shapes) <= 3:
+        raise ValueError(f'plot_broadcast expects one to three shapes, got {len(shapes)}')
     if len(result) > 3:
         raise ValueError(f'plot_broadcast draws at most 3 axes, got {result}; '
                          'try explain_broadcast')
@@ -233,17 +242,18 @@ def _check_drawable(shapes, result):
         raise ValueError(f'plot_broadcast expects sizes above 0, got {result}: '
                          'there is no cell to draw')
     layers, rows, columns = (1,) * (3 - len(result)) + result
-    if columns * (len(shapes) + 1) > 24 or layers * rows > 16:
-        raise ValueError(f'plot_broadcast draws at most 16 rows, and 24 columns over all grids, '
+    if columns * (len(shapes) + 1) > 20 or layers * rows > 16:
+        raise ValueError(f'plot_broadcast draws at most 16 rows, and 20 columns over all grids, '
                          f'got {layers * rows} rows and {len(shapes) + 1} grids of {columns} '
                          'columns; try smaller sizes, or explain_broadcast')
 
-# %% ../nbs/02_broadcasting.ipynb #1da29589
+# %% ../nbs/02_broadcasting.ipynb #24f66243
 def _legend(ax):
     "Say below the grids what blue, hatched and green cells are."
     from matplotlib.patches import Patch
     ax.legend(handles=[Patch(facecolor='#56B4E9', edgecolor='#333333', label='stored'),
-                       Patch(facecolor='white', edgecolor='#E69F00', hatch='///', label='copy'),
+                       Patch(facecolor='white', edgecolor='#E69F00', hatch='///',
+                             label='read again'),
                        Patch(facecolor='#009E73', edgecolor='#333333', label='sum')],
               loc='upper center', bbox_to_anchor=(.5, 0), ncols=3, frameon=False, fontsize=10)
 
@@ -253,12 +263,12 @@ def _draw_sum(ax, shapes, result, pitch):
     total = 0
     for place, shape in enumerate([*shapes, result]):
         is_sum = place == len(shapes)
-        numbers, copies = _numbers(shape, result)
+        numbers, again = _numbers(shape, result)
         numbers = total if is_sum else numbers * 10 ** place
         total = total + numbers
         layers, rows, columns = numbers.shape
         middle, colour = (place + .5) * pitch, '#009E73' if is_sum else '#56B4E9'
-        _draw_cells(ax, middle - columns / 2, numbers, copies, colour)
+        _draw_cells(ax, middle - columns / 2, numbers, again, colour)
         name = 'result' if is_sum else _names(shapes)[place]
         stretch = '' if shape == result else f'stretched to {result}'
         ax.text(middle, .2, f'{name}: {shape}\n{stretch}', ha='center', fontsize=10)
@@ -266,12 +276,12 @@ def _draw_sum(ax, shapes, result, pitch):
             ax.text(place * pitch, -layers * (rows + .4) / 2, '=' if is_sum else '+',
                     fontsize=16, ha='center', va='center')
 
-# %% ../nbs/02_broadcasting.ipynb #9cc72e40
+# %% ../nbs/02_broadcasting.ipynb #905130e7
 def plot_broadcast(
-    *shapes: tuple | int,  # shapes that go together, with at most 3 axes
+    *shapes: tuple | int,  # one to three shapes that go together, with at most 3 axes
     ax=None,               # matplotlib axes to draw on; None makes a figure
 ):                         # the axes
-    "Draw `shapes` stretched to one shape, copies hatched, with + between them and = before the sum."
+    "Draw `shapes` stretched to one shape, repeats hatched, with + between and = before the sum."
     shapes = _as_shapes('plot_broadcast', shapes)
     result = broadcast_shapes(*shapes)
     _check_drawable(shapes, result)
@@ -297,7 +307,7 @@ def matmul_broadcast(
     check_shapes('matmul_broadcast', a=(a, 'rows inner'), b=(b, 'inner columns'))
     return (a[:, :, None] * b).sum(1)
 
-# %% ../nbs/02_broadcasting.ipynb #ce54ce65
+# %% ../nbs/02_broadcasting.ipynb #a30d5980
 def _stretches_to(shape, large):
     "Whether broadcasting can stretch `shape` to `large`."
     return tuple(map(_stretch, _line_up([shape, large]))) == large
@@ -307,7 +317,7 @@ def unbroadcast(
     grad: Tensor,        # gradient of something that was stretched, of its (large) shape
     shape: tuple | int,  # the shape that it had before
 ) -> Tensor:             # the gradient of what was there before, of exactly `shape`
-    "Sum `grad` over the axes along which `shape` was stretched; without any, share `grad`'s memory."
+    "Sum `grad` over the axes along which `shape` was stretched; if none was, share its memory."
     check_same_shape('unbroadcast', grad=grad)
     (shape,), large = _as_shapes('unbroadcast', [shape]), tuple(grad.shape)
     if not _stretches_to(shape, large):

@@ -174,7 +174,7 @@ def einsum(
     summed = range(len(reading.output), len(order))
     return full.sum(tuple(summed), dtype=full.dtype) if summed else full
 
-# %% ../nbs/03_einsum.ipynb #9ab013b9
+# %% ../nbs/03_einsum.ipynb #8617fce6
 class _Text(str):
     "A string that a notebook shows as it is, over several lines."
     def __repr__(self):
@@ -191,7 +191,7 @@ def _fate(name, reading, operands):
         fate.append('stretched')
     return ', '.join(fate)
 
-
+# %% ../nbs/03_einsum.ipynb #ee50996c
 def _letters_table(reading, operands):
     "One line a letter: its axes in each operand and the output, its size, its fate."
     everywhere = [*reading.operands, reading.output]
@@ -205,7 +205,7 @@ def _letters_table(reading, operands):
     return '\n'.join('  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:-1], widths[1:]),
                                 row[-1]]) for row in rows)
 
-# %% ../nbs/03_einsum.ipynb #33109c07
+# %% ../nbs/03_einsum.ipynb #9e5517ed
 def _loops_text(reading, operands):
     "The nested loops that the equation stands for, as Python."
     def entry(variable, indices):
@@ -218,7 +218,7 @@ def _loops_text(reading, operands):
     lines.append(f'{entry("out", reading.output)} += {" * ".join(factors)}')
     return '\n'.join('    ' * depth + line for depth, line in enumerate(lines))
 
-
+# %% ../nbs/03_einsum.ipynb #68164836
 def explain_einsum(
     equation: str,      # such as 'ik,kj->ij'
     *operands: Tensor,  # one tensor a term; only shapes and dtype count, so 'meta' will do
@@ -242,15 +242,15 @@ def matmul_einsum(
     check_shapes('matmul_einsum', a=(a, 'rows inner'), b=(b, 'inner columns'))
     return torch.einsum('ik,kj->ij', a, b)
 
-# %% ../nbs/03_einsum.ipynb #3589513d
+# %% ../nbs/03_einsum.ipynb #91bca992
 def _wait(device):
     "Wait until a GPU is done; on a CPU every call is done when it returns."
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 
 
-def _median_seconds(function, args, device, budget):
-    "The median time of one call, in about `budget` seconds; a slow function is timed once."
+def _samples(function, args, device, budget):
+    "Seconds for one call, measured again and again for `budget` seconds, and once at least."
     def measure(calls):
         _wait(device)
         start = perf_counter()
@@ -259,15 +259,15 @@ def _median_seconds(function, args, device, budget):
         _wait(device)
         return (perf_counter() - start) / calls
 
+    end = perf_counter() + budget
     measure(1)  # the warm-up
-    once = measure(1)
-    if once > budget / 2:
-        return once
-    calls = math.ceil(1e-3 / once)
-    samples = min(50, math.ceil(budget / (calls * once)))
-    return median(measure(calls) for _ in range(samples))
+    samples = [measure(1)]
+    calls = math.ceil(1e-3 / samples[0])
+    while perf_counter() < end:
+        samples.append(measure(calls))
+    return samples
 
-# %% ../nbs/03_einsum.ipynb #58cc17d7
+# %% ../nbs/03_einsum.ipynb #454a96c1
 def best_matmul_rate(
     dtype=torch.float32,  # of the matrices, floating-point
     device='cpu',         # where they are
@@ -276,7 +276,7 @@ def best_matmul_rate(
     device, best = torch.device(device), 0.
     for size in (256, 512, 1024, 2048, 4096, 8192):
         square = torch.full((size, size), 1 / size, dtype=dtype, device=device)
-        seconds = _median_seconds(torch.matmul, (square, square), device, budget=.1)
+        seconds = min(_samples(torch.matmul, (square, square), device, budget=.05))
         best = max(best, 2 * size**3 / seconds)
         if seconds > .02:  # larger ones would take longer, and be hardly faster a number
             break
@@ -323,7 +323,7 @@ class Ladder:
                  for row in rows]
         return '\n'.join([self.setting, '', *lines])
 
-# %% ../nbs/03_einsum.ipynb #4e769770
+# %% ../nbs/03_einsum.ipynb #c4483c33
 def _with_names(functions):
     "The functions as a dict from names to functions, or an error."
     if not isinstance(functions, dict):
@@ -341,7 +341,7 @@ def _with_names(functions):
                             f'for {name}')
     return functions
 
-
+# %% ../nbs/03_einsum.ipynb #154e4742
 def _are_factors(args):
     "Whether `args` are two floating-point matrices that can be multiplied."
     return (len(args) == 2 and all(isinstance(x, Tensor) and x.ndim == 2 for x in args)
@@ -358,17 +358,17 @@ def _setting(tensors, device):
     shapes = ' and '.join(str(tuple(x.shape)) for x in tensors)
     return f'{shapes}, {str(tensors[0].dtype).removeprefix("torch.")}, {where}'
 
-# %% ../nbs/03_einsum.ipynb #d616d1cf
+# %% ../nbs/03_einsum.ipynb #fe0168da
 def time_ladder(
     functions,            # what to time: a dict from names to functions, or a list of functions
     *args,                # what each of them is called with
-    budget: float = .25,  # about how many seconds to spend on each function
+    budget: float = .2,   # about how many seconds to spend on each function
 ) -> Ladder:              # prints as a table; times faster are relative to the first function
     "Time each function on the same arguments, on a GPU if the arguments are there."
     functions = _with_names(functions)
     tensors = [x for x in args if isinstance(x, Tensor)]
     device = tensors[0].device if tensors else torch.device('cpu')
-    seconds = {name: _median_seconds(function, args, device, budget)
+    seconds = {name: median(_samples(function, args, device, budget))
                for name, function in functions.items()}
     setting = _setting(tensors, device)
     if not _are_factors(args):
@@ -377,7 +377,7 @@ def time_ladder(
     operations = 2 * args[0].numel() * args[1].shape[1]
     return Ladder(seconds, f'{setting}, best @ {best / 1e9:,.0f} GFLOP/s', operations, best)
 
-# %% ../nbs/03_einsum.ipynb #310c3b57
+# %% ../nbs/03_einsum.ipynb #579d06d2
 def plot_ladder(
     ladder: Ladder,  # what `time_ladder` returned
     ax=None,         # matplotlib axes; new ones if None
@@ -389,15 +389,17 @@ def plot_ladder(
         ax = plt.subplots(figsize=size, layout='constrained')[1]
     names, speedups = list(ladder.speedups), list(ladder.speedups.values())
     bars = ax.barh(names, [speedup - 1 for speedup in speedups], left=1,
-                   color='#56B4E9', edgecolor='black')
+                   color='#56B4E9', edgecolor='black', zorder=2)
     ax.bar_label(bars, [f'  {_two_digits(speedup)} times, {_in_units(ladder.seconds[name])}'
-                        for name, speedup in zip(names, speedups)], fontsize=11)
+                        for name, speedup in zip(names, speedups)],
+                 fontsize=11, bbox=dict(facecolor='white', edgecolor='none', pad=1))
     right = max(1, *speedups)
     if ladder.best_rate and ladder.operations:
         best = ladder.seconds[names[0]] * ladder.best_rate / ladder.operations
         right = max(right, best)
-        ax.axvline(best, color='#D55E00', linestyle='--')
-        ax.text(best, -.55, "the machine's best rate", ha='center', va='bottom', color='#A04000')
-    ax.set(xscale='log', xlim=(min(.8, *speedups), right * 40), ylim=(len(names) - .4, -.6),
+        ax.axvline(best, color='#A04000', linestyle='--', zorder=1)
+        ax.set_title("dashed: the machine's best rate", fontsize=11, loc='right', color='#A04000')
+    ax.grid(axis='x', alpha=.4)
+    ax.set(xscale='log', xlim=(min(.8, *speedups), right * 30), ylim=(len(names) - .4, -.6),
            xlabel='times faster than the first')
     return ax

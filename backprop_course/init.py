@@ -29,12 +29,12 @@ def rms(
     unit = largest if 0 < largest < torch.inf else 1.0
     return (values / unit).square().mean().sqrt() * unit
 
-# %% ../nbs/04_init.ipynb #f251e50f
+# %% ../nbs/04_init.ipynb #efdc7e74
 @dataclass(repr=False)
 class Signal:
     "What `signal_through_layers` measured: float64, shape (depth + 1,), entry 0 for the input."
     mean: Tensor             # the mean of all numbers
-    std: Tensor              # their standard deviation, as their usual distance from the mean
+    std: Tensor              # their standard deviation, with correction=0
     rms: Tensor              # the root of their mean square
     apart: Tensor            # the rms of each row's difference from the mean row
     zeros: Tensor            # the share of numbers that are exactly 0
@@ -130,7 +130,7 @@ def _check_signal_options(sizes, depth, generator, keep):
     if not all(layer in range(depth + 1) for layer in keep):
         raise ValueError(f'{caller} expects layers from 0 to {depth} in keep, got {keep!r}')
 
-# %% ../nbs/04_init.ipynb #327ccac9
+# %% ../nbs/04_init.ipynb #73503386
 _COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9']
 _MARKERS = 'osD^Ph'
 
@@ -150,7 +150,7 @@ def _lines(signals):
                         "try plot_signal({'my signal': signal})")
     lines = {label: getattr(line, 'rms', line) for label, line in signals.items()}
     for label, line in lines.items():
-        check_shapes('plot_signal', **{str(label): (line, 'layers')})
+        check_shapes('plot_signal', **{f'signals[{label!r}]': (line, 'layers')})
     return {label: line.detach().cpu().double() for label, line in lines.items()}
 
 # %% ../nbs/04_init.ipynb #c813e956
@@ -165,12 +165,12 @@ def _powers_of_ten(ax):
     ax.yaxis.set_minor_locator(NullLocator())
     ax.grid(alpha=0.3)
 
-# %% ../nbs/04_init.ipynb #2baa73ad
+# %% ../nbs/04_init.ipynb #8c03518c
 def plot_signal(
     signals: dict,  # label: `Signal`, whose rms is drawn, or label: tensor of shape (depth + 1,)
     ax=None,        # matplotlib axes to draw on; new ones if none are given
 ):                  # the axes
-    "Draw each signal's size against depth; a cross marks an overflow, a triangle the last before 0."
+    "Draw each signal's size against depth; a cross marks an overflow, a triangle that 0 follows."
     import matplotlib.pyplot as plt
     lines = _lines(signals)
     if ax is None:

@@ -59,7 +59,7 @@ def relu_list(
     _check_list('relu_list', 'values', values)
     return [max(value, 0.0) for value in values]  # in this order, nan stays nan
 
-# %% ../nbs/01_matmul.ipynb #c266b472
+# %% ../nbs/01_matmul.ipynb #68dcea82
 def _check_rows(caller, weights, n_in, n_out):
     "Raise unless `weights` is a list of `n_out` rows of `n_in` numbers."
     if not isinstance(weights, (list, tuple)):
@@ -71,8 +71,8 @@ def _check_rows(caller, weights, n_in, n_out):
     lengths = [len(row) for row in weights]
     for place, length in enumerate(lengths):
         if length != lengths[0]:
-            raise ValueError(f'{caller} expects rows of equal length, got {lengths[0]} in weights[0] '
-                             f'and {length} in weights[{place}]; try rows of {n_in}')
+            raise ValueError(f'{caller} expects rows of equal length, got {lengths[0]} in '
+                             f'weights[0] and {length} in weights[{place}]; try rows of {n_in}')
     width = lengths[0] if lengths else n_in
     if len(weights) != n_out or width != n_in:
         mend = '; try one bias for each row' if width == n_in else '; try one weight for each input'
@@ -104,7 +104,7 @@ def _draw_matrix(ax, left, top, shape, name, marked):
             ax.text(left + j + .5, top + i + .5, f'{name}[{i}, {j}]', ha='center', va='center',
                     weight=weight, fontsize=9)
 
-# %% ../nbs/01_matmul.ipynb #f710abab
+# %% ../nbs/01_matmul.ipynb #4a0f5a20
 def plot_matmul(
     rows: int,     # rows of a
     inner: int,    # columns of a, which are the rows of b
@@ -113,13 +113,13 @@ def plot_matmul(
     j: int,        # its column
     ax=None,       # matplotlib axes; new ones if None
 ):                 # the axes
-    "Draw `a` at the left, `b` above, and the product where row `i` of `a` and column `j` of `b` meet."
+    "Draw `a` at the left, `b` above, and their product where row `i` and column `j` meet."
     if not (0 <= i < rows and 0 <= j < columns and inner > 0):
-        raise ValueError(f'plot_matmul expects i below {rows}, j below {columns}, inner above 0, '
-                         f'got i={i}, j={j}, inner={inner}; try i=0, j=0 and sizes above 0')
+        raise ValueError(f'plot_matmul expects i < {rows}, j < {columns}, inner > 0, '
+                         f'got i={i}, j={j}, inner={inner}; count i and j from 0')
     if ax is None:
         import matplotlib.pyplot as plt
-        ax = plt.subplots(figsize=(6, 6 * (inner + rows + 1) / (inner + columns + 1)),
+        ax = plt.subplots(figsize=(6.5, 6.5 * (inner + rows + 1) / (inner + columns + 1)),
                           layout='constrained')[1]
     _draw_matrix(ax, 0, inner + 1, (rows, inner), 'a', {(i, k) for k in range(inner)})
     _draw_matrix(ax, inner + 1, 0, (inner, columns), 'b', {(k, j) for k in range(inner)})

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LayerFunction', 'Relu', 'Mse', 'Lin', 'Model', 'MyRelu', 'Module', 'LinearLayer']
 
-# %% ../nbs/07_modules.ipynb #c6916550
+# %% ../nbs/07_modules.ipynb #2ff75b95
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from .backward import lin_backward, mse_backward, relu_backward
-from .checks import check_shapes
+from .checks import check_same_shape, check_shapes
 from .forward import lin, mse, relu
 
-# %% ../nbs/07_modules.ipynb #9e084a2e
+# %% ../nbs/07_modules.ipynb #2c803326
 class LayerFunction:
     "A function and its rule with a memory between them; a layer fills in `forward` and `backward_rule`."
     inputs, out, _calls = (), None, 0  # what the last call got and gave; calls since the last backward
@@ -25,6 +25,7 @@ class LayerFunction:
         "Run `forward`; remember the inputs and the output for `backward`."
         return _remember(self, inputs, self.forward(*inputs))
 
+    @torch.no_grad()
     def backward(self) -> None:
         "Read `out.g`; add to the `.g` of each input and parameter. Once after each call."
         grads = self.backward_rule(_ready(self), *self.inputs)
@@ -62,7 +63,7 @@ def _remember(layer, inputs, out):
         tensor.g = None
     return out
 
-# %% ../nbs/07_modules.ipynb #39aa725a
+# %% ../nbs/07_modules.ipynb #68cfcd75
 def _ready(layer):
     "The upstream gradient, or an error if this backward would not be the one of exactly one call."
     name, calls = type(layer).__name__, layer._calls
@@ -83,7 +84,6 @@ def _ready(layer):
                        f'run backward() of the layer that used this output first, or set it yourself')
 
 
-@torch.no_grad()
 def _add_gradients(layer, grads):
     "Add each gradient to the `.g` of its tensor: a tensor that was used twice gets the sum."
     tensors = (*layer.inputs, *layer.parameters())
@@ -129,7 +129,7 @@ class Lin(LayerFunction):
     def backward_rule(self, grad_out, inp):
         return lin_backward(grad_out, inp, self.w, self.b, needs_inp_grad=self.needs_inp_grad)
 
-# %% ../nbs/07_modules.ipynb #338ac8ef
+# %% ../nbs/07_modules.ipynb #0f0354a3
 class Model:
     "Layers in a row with a loss at the end."
 
@@ -139,6 +139,9 @@ class Model:
         loss: LayerFunction | None = None,  # takes the last output and the targets; by default `Mse()`
     ):
         self.layers, self.loss = list(layers), loss or Mse()
+        for layer in [*self.layers, self.loss]:
+            if not isinstance(layer, LayerFunction):
+                raise TypeError(f'Model expects layers made of LayerFunction, got {type(layer).__name__}')
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
         "The loss; every layer remembers what its backward needs."
@@ -227,7 +230,7 @@ def _refuse_hidden(module, name, value):
         raise TypeError(f'{type(module).__name__}.{name}: what is in a {type(value).__name__} is not found; '
                         f'assign each parameter and module to an attribute of its own')
 
-# %% ../nbs/07_modules.ipynb #ba7e34ef
+# %% ../nbs/07_modules.ipynb #7ba17325
 class LinearLayer(nn.Module):
     "`nn.Linear` from scratch: the same numbers, names and shapes."
 
@@ -247,6 +250,7 @@ class LinearLayer(nn.Module):
             for shape in ((n_out, n_in), (n_out,)))
 
     def forward(self, inp: Tensor) -> Tensor:
+        check_same_shape('LinearLayer', inp=inp)
         if inp.shape[-1:] != self.weight.shape[1:]:
             raise ValueError(f'LinearLayer expects inp of shape (..., {self.weight.shape[1]}), '
                              f'got {tuple(inp.shape)}')

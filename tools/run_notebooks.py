@@ -109,6 +109,8 @@ def write_page(run: Run, folder: Path) -> Path:
     for cell in shown.cells:
         if cell.cell_type == 'markdown':
             cell.source = mathematics_to_mathml(cell.source).replace('.ipynb)', '.html)')
+        if cell.source.startswith('#| echo: false'):
+            cell.metadata['transient'] = {'remove_source': True}
         for output in cell.get('outputs', []):
             if latex := output.get('data', {}).pop('text/latex', None):
                 output.data['text/html'] = mathematics_to_mathml(latex)
