@@ -152,7 +152,7 @@ def _sentences(shapes):
         sentences.append(f'axis {place}: {verdict}, {what}')
     return sentences
 
-# %% ../nbs/02_broadcasting.ipynb #aeab9205
+# %% ../nbs/02_broadcasting.ipynb #96d8d5c5
 def _advice(shapes):
     "Mends for shapes that clash, a warning for shapes that stretch each other: (sentences, mends)."
     sizes = [_stretch(sizes) for sizes in _line_up(shapes)]
@@ -167,7 +167,7 @@ def _advice(shapes):
             more = [f'and {len(mends) - 4} more, see .mends'] if len(mends) > 4 else []
             return [f'{word}: {" with ".join(mend.codes)}, then the result is {mend.result}'
                     for mend in mends[:4]] + more, mends
-    return ['no mend found: no axis of size 1 makes these shapes fit'], ()
+    return ['no mend found: there are too many ways to try them all'], ()
 
 # %% ../nbs/02_broadcasting.ipynb #a842b0a9
 @dataclass(frozen=True, repr=False)

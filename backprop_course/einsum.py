@@ -34,12 +34,9 @@ def _split(equation):
                              f'in a term, got {bad!r} in {term!r} of {equation!r}')
     return terms, right if arrow else None
 
-# %% ../nbs/03_einsum.ipynb #aa8aa137
+# %% ../nbs/03_einsum.ipynb #b3563841
 def _check_operands(equation, terms, operands):
     "Raise unless there is one tensor a term, all of one numeric dtype and on one device."
-    if len(terms) != len(operands):
-        raise ValueError(f'einsum expects one operand a term, {len(terms)} for {equation!r}, '
-                         f'got {len(operands)}')
     for place, x in enumerate(operands, start=1):
         if not isinstance(x, Tensor):
             in_list = isinstance(x, (list, tuple)) and all(isinstance(y, Tensor) for y in x)
@@ -55,6 +52,9 @@ def _check_operands(equation, terms, operands):
         if x.device != operands[0].device:
             raise ValueError(f'einsum expects one device, got {operands[0].device} for operand 1 '
                              f"and {x.device} for operand {place}; try .to('{operands[0].device}')")
+    if len(terms) != len(operands):
+        raise ValueError(f'einsum expects one operand a term, {len(terms)} for {equation!r}, '
+                         f'got {len(operands)}')
 
 # %% ../nbs/03_einsum.ipynb #188b605b
 def _name_axes(equation, terms, operands):
@@ -267,18 +267,18 @@ def _samples(function, args, device, budget):
         samples.append(measure(calls))
     return samples
 
-# %% ../nbs/03_einsum.ipynb #454a96c1
+# %% ../nbs/03_einsum.ipynb #3bc7b8cb
 def best_matmul_rate(
     dtype=torch.float32,  # of the matrices, floating-point
     device='cpu',         # where they are
 ) -> float:               # floating-point operations a second
-    "The highest rate that `@` reaches on square matrices, of 256 rows and more."
+    "The highest rate that `@` reaches on square matrices, of 512 rows and more."
     device, best = torch.device(device), 0.
-    for size in (256, 512, 1024, 2048, 4096, 8192):
+    for size in (512, 1024, 2048, 4096, 8192):
         square = torch.full((size, size), 1 / size, dtype=dtype, device=device)
         seconds = min(_samples(torch.matmul, (square, square), device, budget=.05))
         best = max(best, 2 * size**3 / seconds)
-        if seconds > .02:  # larger ones would take longer, and be hardly faster a number
+        if seconds > .06:  # larger ones take longer, and are hardly faster a number
             break
     return best
 
@@ -341,7 +341,7 @@ def _with_names(functions):
                             f'for {name}')
     return functions
 
-# %% ../nbs/03_einsum.ipynb #154e4742
+# %% ../nbs/03_einsum.ipynb #3b7afe87
 def _are_factors(args):
     "Whether `args` are two floating-point matrices that can be multiplied."
     return (len(args) == 2 and all(isinstance(x, Tensor) and x.ndim == 2 for x in args)
@@ -350,7 +350,7 @@ def _are_factors(args):
 
 def _setting(tensors, device):
     "The shapes and the machine, in words."
-    where = f'{torch.get_num_threads()} CPU threads' if device.type == 'cpu' else str(device)
+    where = f'CPU (threads: {torch.get_num_threads()})' if device.type == 'cpu' else str(device)
     if device.type == 'cuda':
         where = torch.cuda.get_device_name(device)
     if not tensors:
@@ -377,29 +377,29 @@ def time_ladder(
     operations = 2 * args[0].numel() * args[1].shape[1]
     return Ladder(seconds, f'{setting}, best @ {best / 1e9:,.0f} GFLOP/s', operations, best)
 
-# %% ../nbs/03_einsum.ipynb #579d06d2
+# %% ../nbs/03_einsum.ipynb #c8b39608
 def plot_ladder(
     ladder: Ladder,  # what `time_ladder` returned
     ax=None,         # matplotlib axes; new ones if None
 ):                   # the axes
     "Draw a bar for each function: how many times faster than the first, on a logarithmic axis."
+    if not isinstance(ladder, Ladder):
+        raise TypeError(f'plot_ladder expects what time_ladder returns, got {type(ladder).__name__}')
+    names, speedups = list(ladder.speedups), list(ladder.speedups.values())
     if ax is None:
         import matplotlib.pyplot as plt
-        size = (7.5, .55 * len(ladder.seconds) + 1.4)
-        ax = plt.subplots(figsize=size, layout='constrained')[1]
-    names, speedups = list(ladder.speedups), list(ladder.speedups.values())
-    bars = ax.barh(names, [speedup - 1 for speedup in speedups], left=1,
-                   color='#56B4E9', edgecolor='black', zorder=2)
-    ax.bar_label(bars, [f'  {_two_digits(speedup)} times, {_in_units(ladder.seconds[name])}'
-                        for name, speedup in zip(names, speedups)],
-                 fontsize=11, bbox=dict(facecolor='white', edgecolor='none', pad=1))
-    right = max(1, *speedups)
+        ax = plt.subplots(figsize=(7.5, .55 * len(names) + 1.4), layout='constrained')[1]
+    bars = ax.barh(names, [speedup - 1 for speedup in speedups], left=1, color='#56B4E9', ec='black')
+    labels = [f'{_two_digits(speedup)} times, {_in_units(ladder.seconds[name])}'
+              for name, speedup in ladder.speedups.items()]
+    ax.bar_label(bars, labels, padding=6, fontsize=11, bbox=dict(fc='white', ec='none', pad=1))
+    right = max(speedups)
     if ladder.best_rate and ladder.operations:
         best = ladder.seconds[names[0]] * ladder.best_rate / ladder.operations
         right = max(right, best)
-        ax.axvline(best, color='#A04000', linestyle='--', zorder=1)
+        ax.axvline(best, color='#A04000', linestyle='--')
         ax.set_title("dashed: the machine's best rate", fontsize=11, loc='right', color='#A04000')
     ax.grid(axis='x', alpha=.4)
-    ax.set(xscale='log', xlim=(min(.8, *speedups), right * 30), ylim=(len(names) - .4, -.6),
-           xlabel='times faster than the first')
+    ax.set(axisbelow=True, xscale='log', xlabel='times faster than the first',
+           xlim=(min(.8, *speedups), right * 60), ylim=(len(names) - .4, -.6))
     return ax

@@ -72,7 +72,7 @@ def _check_generator(caller, generator):
         raise TypeError(f'{caller} expects a torch.Generator or None for generator, got '
                         f'{type(generator).__name__}; try torch.Generator().manual_seed(0)')
 
-# %% ../nbs/04_init.ipynb #025c7655
+# %% ../nbs/04_init.ipynb #2439d128
 def _draw(name, how, axes, inp, generator):
     "Draw weights (axes 'n n') or biases (axes 'n') for a layer that takes `inp`."
     caller, n = 'signal_through_layers', inp.shape[1]
@@ -86,7 +86,8 @@ def _draw(name, how, axes, inp, generator):
         raise ValueError(f'{caller} expects a finite scale of at least 0 for {name}, got {how}')
     else:
         device = inp.device if generator is None else generator.device
-        drawn = torch.randn([n] * len(axes.split()), generator=generator, device=device) * how
+        drawn = torch.empty([n] * len(axes.split()), device=device)
+        drawn.normal_(0, how, generator=generator)
     drawn = drawn.to(inp)
     check_shapes(caller, inp=(inp, 'batch n'), **{name: (drawn, axes)})
     return drawn
@@ -228,7 +229,7 @@ def _draw_histograms(ax, kept, shown, limit):
                   color=_COLOURS[place % 6], edgecolor='black')
         ax.text(1.58 * limit, 0.3 - place, _note(out), ha='right')
 
-# %% ../nbs/04_init.ipynb #69a7a526
+# %% ../nbs/04_init.ipynb #f90ee26b
 def _normal(caller, n_in, n_out, std, generator, dtype, device):
     "Weights (n_in, n_out), normal with mean 0 and the standard deviation `std(n_in, n_out)`."
     n_in, n_out = _check_size(caller, 'n_in', n_in), _check_size(caller, 'n_out', n_out)
@@ -237,8 +238,8 @@ def _normal(caller, n_in, n_out, std, generator, dtype, device):
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f'{caller} expects a floating-point dtype, got {dtype}; try torch.float32')
     drawn_on = device if generator is None else generator.device
-    w = torch.randn(n_in, n_out, generator=generator, dtype=dtype, device=drawn_on)
-    w = w * std(n_in, n_out)
+    w = torch.empty(n_in, n_out, dtype=dtype, device=drawn_on)
+    w.normal_(0, std(n_in, n_out), generator=generator)  # as randn times std, without a copy
     return w if device is None else w.to(device)
 
 # %% ../nbs/04_init.ipynb #73283911

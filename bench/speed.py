@@ -99,7 +99,7 @@ def show_training_steps(sizes: list[tuple[int, int, int]], repeats: int) -> None
           f'  functions  forward_and_backward of chapter 06\n'
           f'  layers     Model([Lin, Relu, Lin]) of chapter 07\n'
           f'Microseconds a step, the median of {repeats} turns; then the ratio to autograd, its median and quartiles.\n'
-          f'Below 1 is faster than autograd. float32, {torch.get_num_threads()} CPU threads, torch {torch.__version__}.')
+          f'Below 1 is faster than autograd. torch {torch.__version__}, float32, CPU threads: {torch.get_num_threads()}.')
     for needs_inp_grad in (False, True):
         print(f'\nGradients of the parameters{" and of the input" if needs_inp_grad else " only"}:\n'
               f'{"batch":>6} {"in":>5} {"hidden":>6} {"autograd":>10} {"functions":>10} {"layers":>10}'

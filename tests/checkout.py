@@ -1,4 +1,4 @@
-"""Copies of this checkout, for what would change files, and the commands that tests call."""
+"""What the tests share: failures that say what to do, copies of this checkout, and commands that run in one."""
 import os
 import shutil
 import subprocess
@@ -6,9 +6,16 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
 from run_notebooks import ROOT
 
 LEFT_OUT = shutil.ignore_patterns('.git', '.venv', '_course', 'build', 'dist', '*.egg-info', '__pycache__', '.pytest_cache', '.ipynb_checkpoints')
+
+
+def insist(condition, message: str) -> None:
+    "Fail with `message` alone unless `condition` holds: what the reader needs is what to do, not where we noticed."
+    if not condition:
+        pytest.fail(message, pytrace=False)
 
 
 def copy_checkout(target: Path) -> Path:

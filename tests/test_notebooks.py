@@ -1,7 +1,7 @@
 """Every notebook runs, by nbdev_test and in a real kernel; what is stored is what it gives; nothing is left to clean or export."""
 import nbformat
 import pytest
-from checkout import copy_checkout, nbdev
+from checkout import copy_checkout, insist, nbdev
 from nbdev.clean import clean_nb
 from outputs import compare_notebooks
 from run_notebooks import NOTEBOOKS, find_notebooks, run_notebook
@@ -14,7 +14,7 @@ each_notebook = pytest.mark.parametrize('path', find_notebooks(), ids=lambda pat
 def test_nbdev_test(path):
     "A process each: nbdev_test reuses its workers, and settings would leak from one notebook to the next."
     done = nbdev('nbdev_test', '--path', path)
-    assert done.returncode == 0 and 'Success.' in done.stdout, f'nbdev_test --path nbs/{path.name} says:\n{done.stdout}'
+    insist(done.returncode == 0 and 'Success.' in done.stdout, f'nbdev_test --path nbs/{path.name} says:\n{done.stdout}')
 
 
 def stale_outputs(path):
@@ -31,9 +31,9 @@ def stale_outputs(path):
 @each_notebook
 def test_kernel_gives_what_is_stored(path):
     complaints = stale_outputs(path)
-    assert not complaints, '\n' + '\n'.join(complaints) + (
-        f'\nMend the cell, or store what it gives now: python tools/run_notebooks.py nbs/{path.name} --store && nbdev_clean'
-        '\nA cell whose output differs from run to run has the line #| varies')
+    insist(not complaints, '\n'.join(complaints) +
+           f'\nMend the cell, or store what it gives now: python tools/run_notebooks.py nbs/{path.name} --store && nbdev_clean'
+           '\nA cell whose output differs from run to run has the line #| varies')
 
 
 def changed_by(command, folder):
@@ -52,7 +52,7 @@ def changed_by(command, folder):
 @pytest.mark.parametrize('command', ['nbdev_clean', 'nbdev_export'])
 def test_nothing_to_do(command, tmp_path):
     changed = changed_by(command, copy_checkout(tmp_path / 'copy'))
-    assert not changed, f'{command} changes {", ".join(changed)}: run it and commit the result'
+    insist(not changed, f'{command} changes {", ".join(changed)}: run it and commit the result')
 
 
 # ---- Wrong on purpose: each check must complain.

@@ -1,7 +1,8 @@
 """The notebooks and modules keep the rules of CONTRIBUTING.md, and each check complains when one is broken."""
 import pytest
-from outputs import close, compare_cells, same_text
+from checkout import insist
 from nbformat.v4 import new_code_cell, new_output
+from outputs import close, compare_cells, same_text
 from run_notebooks import NOTEBOOKS, ROOT
 from structure import (PACKAGE, check_cells, check_imports, check_modules, check_stored_outputs, exported_module,
                        imported_modules, python_of, read, unreadable_formulas)
@@ -15,7 +16,7 @@ each_notebook = pytest.mark.parametrize('name', ALL)
 
 
 def none(complaints):
-    assert not complaints, '\n' + '\n'.join(complaints)
+    insist(not complaints, '\n'.join(complaints))
 
 
 @each_notebook

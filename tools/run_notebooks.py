@@ -76,7 +76,7 @@ def describe_failure(path: Path, notebook: nbformat.NotebookNode, problem: Excep
     cell = notebook.cells[last_started]
     errors = [out for out in cell.get('outputs', []) if out.output_type == 'error']
     what = f'{errors[0].ename}: {errors[0].evalue}' if errors else str(problem).strip()
-    first_line = next((line for line in cell.source.splitlines() if line.strip() and not line.startswith('#|')), '')
+    first_line = next((line for line in cell.source.splitlines() if line.strip() and not line.startswith('#')), '')
     return f'{name_cell(path.stem, last_started, cell)}: {first_line}\n{what}'
 
 
