@@ -96,7 +96,7 @@ def _as_shapes(caller, shapes):
         result.append(sizes)
     return result
 
-# %% ../nbs/02_broadcasting.ipynb #a42c2079
+# %% ../nbs/02_broadcasting.ipynb #8d381a30
 def broadcast_shapes(
     *shapes: tuple | int,  # shapes to be combined; an int is a shape with one axis
 ) -> tuple[int, ...]:      # the shape to which all of them can be stretched
@@ -111,8 +111,8 @@ def broadcast_shapes(
                          in zip(axes[clash], _names(shapes), shapes) if size != 1)
     mends = [' with '.join(mend.codes) for mend in _mends(shapes, len(axes))]
     mend = f'; try {" or ".join(mends[:3])}' if mends else ''
-    raise ValueError('broadcast_shapes expects sizes equal or 1 on each axis, '
-                     f'got {sizes} on axis {clash - len(axes)}{mend}')
+    raise ValueError(f'broadcast_shapes expects sizes equal or 1 on axis {clash - len(axes)}, '
+                     f'got {sizes}{mend}')
 
 # %% ../nbs/02_broadcasting.ipynb #d182b22d
 def _verdict(sizes):

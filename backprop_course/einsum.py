@@ -377,19 +377,20 @@ def time_ladder(
     operations = 2 * args[0].numel() * args[1].shape[1]
     return Ladder(seconds, f'{setting}, best @ {best / 1e9:,.0f} GFLOP/s', operations, best)
 
-# %% ../nbs/03_einsum.ipynb #c8b39608
+# %% ../nbs/03_einsum.ipynb #8abc628e
 def plot_ladder(
     ladder: Ladder,  # what `time_ladder` returned
     ax=None,         # matplotlib axes; new ones if None
 ):                   # the axes
     "Draw a bar for each function: how many times faster than the first, on a logarithmic axis."
     if not isinstance(ladder, Ladder):
-        raise TypeError(f'plot_ladder expects what time_ladder returns, got {type(ladder).__name__}')
+        raise TypeError(f'plot_ladder expects a Ladder, got {type(ladder).__name__}')
     names, speedups = list(ladder.speedups), list(ladder.speedups.values())
     if ax is None:
         import matplotlib.pyplot as plt
         ax = plt.subplots(figsize=(7.5, .55 * len(names) + 1.4), layout='constrained')[1]
-    bars = ax.barh(names, [speedup - 1 for speedup in speedups], left=1, color='#56B4E9', ec='black')
+    widths = [speedup - 1 for speedup in speedups]
+    bars = ax.barh(names, widths, left=1, color='#56B4E9', edgecolor='black')
     labels = [f'{_two_digits(speedup)} times, {_in_units(ladder.seconds[name])}'
               for name, speedup in ladder.speedups.items()]
     ax.bar_label(bars, labels, padding=6, fontsize=11, bbox=dict(fc='white', ec='none', pad=1))

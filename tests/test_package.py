@@ -7,7 +7,7 @@ from configparser import ConfigParser
 from email import message_from_bytes
 
 import pytest
-from checkout import copy_checkout, python
+from checkout import copy_checkout, insist, python
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from run_notebooks import ROOT
@@ -38,10 +38,10 @@ def constraints():
 def test_constraints_pin_what_settings_name():
     wanted = {canonicalize_name(requirement.name): requirement for group in requirements().values() for requirement in group}
     pins = constraints()
-    assert pins.keys() == wanted.keys(), f'settings.ini and constraints.txt name different packages: {sorted(pins.keys() ^ wanted.keys())}'
+    insist(pins.keys() == wanted.keys(), f'settings.ini and constraints.txt name different packages: {sorted(pins.keys() ^ wanted.keys())}')
     for name, pin in pins.items():
         exact = str(pin.specifier).removeprefix('==')
-        assert wanted[name].specifier.contains(exact), f'constraints.txt pins {pin}, settings.ini wants {wanted[name]}'
+        insist(wanted[name].specifier.contains(exact), f'constraints.txt pins {pin}, settings.ini wants {wanted[name]}')
 
 
 @pytest.fixture(scope='module')
@@ -52,7 +52,7 @@ def distributions(tmp_path_factory):
     stray.parent.mkdir(parents=True)
     stray.touch()
     done = python('-m', 'build', '--outdir', folder / 'dist', folder, folder=folder)
-    assert done.returncode == 0, f'python -m build says:\n{done.stdout[-3000:]}'
+    insist(done.returncode == 0, f'python -m build says:\n{done.stdout[-3000:]}')
     (sdist,), (wheel,) = (folder / 'dist').glob('*.tar.gz'), (folder / 'dist').glob('*.whl')
     return sdist, wheel
 
@@ -62,9 +62,9 @@ def test_sdist(distributions):
         names = {name.partition('/')[2] for name in archive.getnames()}
     wanted = {'README.md', 'LICENSE', 'settings.ini', 'constraints.txt', 'setup.py', 'nbs/index.ipynb', 'tests/conftest.py',
               'tools/run_notebooks.py', *(f'{PACKAGE}/{module}.py' for module in MODULES)}
-    assert not wanted - names, f'the source distribution lacks {sorted(wanted - names)}: see MANIFEST.in'
+    insist(not wanted - names, f'the source distribution lacks {sorted(wanted - names)}: see MANIFEST.in')
     strays = sorted(name for name in names if {'.venv', '_course', '__pycache__'} & set(name.split('/')))
-    assert not strays, f'the source distribution holds {strays}: see MANIFEST.in'
+    insist(not strays, f'the source distribution holds {strays}: see MANIFEST.in')
 
 
 def test_wheel(distributions):
@@ -80,7 +80,7 @@ def test_wheel(distributions):
     stated = {str(Requirement(text)) for text in metadata.get_all('Requires-Dist')}
     wanted = {str(Requirement(f'{requirement}; extra == "{extra}"' if extra else str(requirement)))
               for extra, group in requirements().items() for requirement in group}
-    assert stated == wanted, f"the wheel's dependencies are not those of settings.ini: {sorted(stated ^ wanted)}"
+    insist(stated == wanted, f"the wheel's dependencies are not those of settings.ini: {sorted(stated ^ wanted)}")
 
 
 def test_wheel_alone(distributions, tmp_path):
@@ -90,7 +90,7 @@ def test_wheel_alone(distributions, tmp_path):
 
     def run(*arguments):
         done = subprocess.run([alone, '-I', *arguments], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, f'{" ".join(map(str, arguments))}\n{done.stdout}{done.stderr}'
+        insist(done.returncode == 0, f'{" ".join(map(str, arguments))}\n{done.stdout}{done.stderr}')
         return done.stdout
 
     run('-m', 'pip', 'install', '--quiet', '--constraint', ROOT / 'constraints.txt', distributions[1])
@@ -100,7 +100,7 @@ def test_wheel_alone(distributions, tmp_path):
     names = {canonicalize_name(name) for name in installed.split()}
     own = {canonicalize_name(requirement.name) for requirement in requirements()['']}
     others = {canonicalize_name(requirement.name) for requirement in requirements()['dev']} | {'ipython', 'jupyter-core'}
-    assert own < names and not names & (others - own), f'installed with the package: {sorted(names & others)}'
+    insist(own < names and not names & (others - own), f'installed with the package: {sorted(names & others)}')
 
 
 def test_import_is_cheap():
@@ -108,6 +108,6 @@ def test_import_is_cheap():
     code = ('import sys, torch; before = set(sys.modules)\n' + '\n'.join(f'import {PACKAGE}.{module}' for module in MODULES)
             + '\nprint(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))')
     done = python('-c', code)
-    assert done.returncode == 0, done.stdout
+    insist(done.returncode == 0, done.stdout)
     heavy = {'sympy', 'matplotlib', 'IPython', 'sklearn', 'scipy', 'nbdev', 'fastcore'} & set(done.stdout.split())
-    assert not heavy, f'import {PACKAGE} imports {sorted(heavy)}: import it inside the function that uses it'
+    insist(not heavy, f'import {PACKAGE} imports {sorted(heavy)}: import it inside the function that uses it')
