@@ -55,7 +55,7 @@ def mse_backward(
     grad_inp = grad_out * (2 / max(1, targ.numel())) * difference  # an empty batch divides by 1
     return grad_inp.unsqueeze(-1), None
 
-# %% ../nbs/06_backward.ipynb #7a59818d
+# %% ../nbs/06_backward.ipynb #96e7d71f
 def _upstream(caller, out):
     "The gradient that is stored on `out`, or an error that says who should have written it."
     if getattr(out, 'g', None) is None:
@@ -64,7 +64,7 @@ def _upstream(caller, out):
                            f'whatever used out as its input')
     return out.g
 
-
+# %% ../nbs/06_backward.ipynb #fba6f58e
 @torch.no_grad()
 def mse_grad(
     inp: Tensor,   # what `mse` was given, (batch, 1)
@@ -122,7 +122,7 @@ def forward_and_backward(
     lin_grad(inp, l1, w1, b1, needs_inp_grad=needs_inp_grad)
     return loss
 
-# %% ../nbs/06_backward.ipynb #02e3e6eb
+# %% ../nbs/06_backward.ipynb #1d28809a
 def numerical_gradient(
     f: Callable,               # takes a tensor like `x`, returns a single number as a tensor
     x: Tensor,                 # where to measure, any float dtype and shape; it is not changed
@@ -148,7 +148,7 @@ def numerical_gradient(
         numbers[place] = number
     return grad
 
-
+# %% ../nbs/06_backward.ipynb #e4bfa8eb
 def _value_at(f, x, place, number):
     "Put `number` at `place` of `x`; return it as it was rounded there, and what `f` then gives."
     x.view(-1)[place] = number

@@ -6,9 +6,10 @@
 __all__ = ['einsum_loops', 'einsum', 'explain_einsum', 'matmul_einsum', 'best_matmul_rate', 'Ladder', 'time_ladder',
            'plot_ladder']
 
-# %% ../nbs/03_einsum.ipynb #d1142ac4
+# %% ../nbs/03_einsum.ipynb #82db31fa
 import math
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product as all_indices
 from statistics import median
@@ -74,16 +75,18 @@ def _name_axes(equation, terms, operands):
         named.append([*before, *batch[len(batch) - count:], *after])
     return named, batch
 
-# %% ../nbs/03_einsum.ipynb #dd576836
+# %% ../nbs/03_einsum.ipynb #d63caa23
 def _name_output(equation, terms, output, batch):
     "The names of the output's axes: as written, or by the rule for equations without an arrow."
     letters = ''.join(terms).replace('...', '')
     if output is None:
         return batch + sorted(letter for letter in set(letters) if letters.count(letter) == 1)
     if ('...' in output) != any('...' in term for term in terms):
-        side = 'left' if '...' not in output else 'right'
+        side, mend = 'left', 'to sum axes, name them'
+        if '...' in output:
+            side, mend = 'right', 'leave it out'
         raise ValueError(f'einsum expects an ellipsis on both sides of the arrow or on neither, '
-                         f'got one only on the {side} of {equation!r}; to sum axes, name them')
+                         f'got one only on the {side} of {equation!r}; {mend}')
     for letter in output.replace('...', ''):
         if letter not in letters:
             raise ValueError(f'einsum expects each output letter in an operand, '
@@ -242,13 +245,25 @@ def matmul_einsum(
     check_shapes('matmul_einsum', a=(a, 'rows inner'), b=(b, 'inner columns'))
     return torch.einsum('ik,kj->ij', a, b)
 
-# %% ../nbs/03_einsum.ipynb #91bca992
+# %% ../nbs/03_einsum.ipynb #543fd674
 def _wait(device):
     "Wait until a GPU is done; on a CPU every call is done when it returns."
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 
 
+@contextmanager
+def _threads(number):
+    "Let torch use `number` threads inside the block (`None`: as many as it does), then as before."
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+# %% ../nbs/03_einsum.ipynb #fc192e81
 def _samples(function, args, device, budget):
     "Seconds for one call, measured again and again for `budget` seconds, and once at least."
     def measure(calls):
@@ -267,7 +282,7 @@ def _samples(function, args, device, budget):
         samples.append(measure(calls))
     return samples
 
-# %% ../nbs/03_einsum.ipynb #3bc7b8cb
+# %% ../nbs/03_einsum.ipynb #3988deed
 def best_matmul_rate(
     dtype=torch.float32,  # of the matrices, floating-point
     device='cpu',         # where they are
@@ -276,7 +291,7 @@ def best_matmul_rate(
     device, best = torch.device(device), 0.
     for size in (512, 1024, 2048, 4096, 8192):
         square = torch.full((size, size), 1 / size, dtype=dtype, device=device)
-        seconds = min(_samples(torch.matmul, (square, square), device, budget=.05))
+        seconds = min(_samples(torch.matmul, (square, square), device, budget=.1))
         best = max(best, 2 * size**3 / seconds)
         if seconds > .06:  # larger ones take longer, and are hardly faster a number
             break
@@ -341,43 +356,53 @@ def _with_names(functions):
                             f'for {name}')
     return functions
 
-# %% ../nbs/03_einsum.ipynb #3b7afe87
+# %% ../nbs/03_einsum.ipynb #e89b47de
 def _are_factors(args):
     "Whether `args` are two floating-point matrices that can be multiplied."
     return (len(args) == 2 and all(isinstance(x, Tensor) and x.ndim == 2 for x in args)
             and args[0].is_floating_point() and args[0].shape[1] == args[1].shape[0])
 
 
-def _setting(tensors, device):
-    "The shapes and the machine, in words."
-    where = f'CPU (threads: {torch.get_num_threads()})' if device.type == 'cpu' else str(device)
+def _where(device):
+    "The device, in words."
     if device.type == 'cuda':
-        where = torch.cuda.get_device_name(device)
-    if not tensors:
-        return where
-    shapes = ' and '.join(str(tuple(x.shape)) for x in tensors)
-    return f'{shapes}, {str(tensors[0].dtype).removeprefix("torch.")}, {where}'
+        return torch.cuda.get_device_name(device)
+    if device.type != 'cpu':
+        return str(device)
+    threads = torch.get_num_threads()
+    return f'{threads} CPU thread{"s" if threads > 1 else ""}'
 
-# %% ../nbs/03_einsum.ipynb #fe0168da
+
+def _setting(tensors, device):
+    "The shapes, the dtype and the device, in words."
+    if not tensors:
+        return _where(device)
+    shapes = ' and '.join(str(tuple(x.shape)) for x in tensors)
+    return f'{shapes}, {str(tensors[0].dtype).removeprefix("torch.")}, {_where(device)}'
+
+# %% ../nbs/03_einsum.ipynb #5a24e257
 def time_ladder(
-    functions,            # what to time: a dict from names to functions, or a list of functions
-    *args,                # what each of them is called with
-    budget: float = .2,   # about how many seconds to spend on each function
-) -> Ladder:              # prints as a table; times faster are relative to the first function
+    functions,                # what to time: a dict from names to functions, or a list of functions
+    *args,                    # what each of them is called with
+    budget: float = .2,       # about how many seconds to spend on each function
+    threads: int | None = 1,  # CPU threads to time with; None for as many as torch uses
+) -> Ladder:                  # prints as a table; `times faster` compares with the first function
     "Time each function on the same arguments, on a GPU if the arguments are there."
     functions = _with_names(functions)
     tensors = [x for x in args if isinstance(x, Tensor)]
     device = tensors[0].device if tensors else torch.device('cpu')
-    seconds = {name: median(_samples(function, args, device, budget))
-               for name, function in functions.items()}
-    setting = _setting(tensors, device)
+    with _threads(threads):
+        setting = _setting(tensors, device)
+        seconds = {name: median(_samples(function, args, device, budget))
+                   for name, function in functions.items()}
     if not _are_factors(args):
         return Ladder(seconds, setting)
     best = best_matmul_rate(tensors[0].dtype, device)
     operations = 2 * args[0].numel() * args[1].shape[1]
-    return Ladder(seconds, f'{setting}, best @ {best / 1e9:,.0f} GFLOP/s', operations, best)
+    setting += f'\nbest rate of @: {best / 1e9:,.0f} GFLOP/s, {_where(device)}'
+    return Ladder(seconds, setting, operations, best)
 
-# %% ../nbs/03_einsum.ipynb #8abc628e
+# %% ../nbs/03_einsum.ipynb #a1131a2e
 def plot_ladder(
     ladder: Ladder,  # what `time_ladder` returned
     ax=None,         # matplotlib axes; new ones if None
@@ -389,8 +414,7 @@ def plot_ladder(
     if ax is None:
         import matplotlib.pyplot as plt
         ax = plt.subplots(figsize=(7.5, .55 * len(names) + 1.4), layout='constrained')[1]
-    widths = [speedup - 1 for speedup in speedups]
-    bars = ax.barh(names, widths, left=1, color='#56B4E9', edgecolor='black')
+    bars = ax.barh(names, [x - 1 for x in speedups], left=1, color='#56B4E9', edgecolor='black')
     labels = [f'{_two_digits(speedup)} times, {_in_units(ladder.seconds[name])}'
               for name, speedup in ladder.speedups.items()]
     ax.bar_label(bars, labels, padding=6, fontsize=11, bbox=dict(fc='white', ec='none', pad=1))

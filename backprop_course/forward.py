@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .checks import check_same_shape, check_shapes
 
-# %% ../nbs/05_forward.ipynb #3f49c9f0
+# %% ../nbs/05_forward.ipynb #9931544b
 def lin(
     inp: Tensor,  # the layer's input, (batch, n_in)
     w: Tensor,    # weights, (n_in, n_out)
@@ -19,7 +19,7 @@ def lin(
     "A linear layer: `inp @ w + b`."
     check_shapes('lin', inp=(inp, 'batch n_in'), w=(w, 'n_in n_out'), b=(b, 'n_out'))
     out = inp @ w
-    out += b  # into the product that we just made: a second tensor of its size would cost time
+    out += b  # in place: `inp @ w + b` would make a second tensor of this size
     return out
 
 # %% ../nbs/05_forward.ipynb #2c4e451c

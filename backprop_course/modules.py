@@ -63,7 +63,7 @@ def _remember(layer, inputs, out):
         tensor.g = None
     return out
 
-# %% ../nbs/07_modules.ipynb #68cfcd75
+# %% ../nbs/07_modules.ipynb #be978367
 def _ready(layer):
     "The upstream gradient, or an error if this backward would not be the one of exactly one call."
     name, calls = type(layer).__name__, layer._calls
@@ -83,7 +83,7 @@ def _ready(layer):
     raise RuntimeError(f'{name}.backward() reads out.g, but nobody has written it; '
                        f'run backward() of the layer that used this output first, or set it yourself')
 
-
+# %% ../nbs/07_modules.ipynb #a7a742e9
 def _add_gradients(layer, grads):
     "Add each gradient to the `.g` of its tensor: a tensor that was used twice gets the sum."
     tensors = (*layer.inputs, *layer.parameters())
@@ -129,22 +129,16 @@ class Lin(LayerFunction):
     def backward_rule(self, grad_out, inp):
         return lin_backward(grad_out, inp, self.w, self.b, needs_inp_grad=self.needs_inp_grad)
 
-# %% ../nbs/07_modules.ipynb #0f0354a3
+# %% ../nbs/07_modules.ipynb #9855755d
 class Model:
-    "Layers in a row with a loss at the end."
+    "Layers in a row, each a `LayerFunction` that takes what the one before it returns, and a loss."
 
-    def __init__(
-        self,
-        layers: list[LayerFunction],  # each takes what the one before it returns
-        loss: LayerFunction | None = None,  # takes the last output and the targets; by default `Mse()`
-    ):
+    def __init__(self, layers: list[LayerFunction], loss: LayerFunction | None = None):
         self.layers, self.loss = list(layers), loss or Mse()
-        for layer in [*self.layers, self.loss]:
-            if not isinstance(layer, LayerFunction):
-                raise TypeError(f'Model expects layers made of LayerFunction, got {type(layer).__name__}')
+        _check_layers(self.layers, self.loss)
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        "The loss; every layer remembers what its backward needs."
+        "The loss of `inp`, (batch, n_in), against `targ`; every layer remembers what it needs."
         with _clean_if_it_fails(self):
             for layer in self.layers:
                 inp = layer(inp)
@@ -157,7 +151,7 @@ class Model:
                 layer.backward()
 
     def predict(self, inp: Tensor) -> Tensor:
-        "The last layer's output; nothing is remembered, so a pending `backward` is not disturbed."
+        "The last layer's output; nothing is remembered, and a pending `backward` is not disturbed."
         for layer in self.layers:
             inp = layer.forward(inp)
         return inp
@@ -166,7 +160,7 @@ class Model:
         "The parameters of all layers, each tensor once."
         return _each_once(p for layer in [*self.layers, self.loss] for p in layer.parameters())
 
-# %% ../nbs/07_modules.ipynb #59979a3a
+# %% ../nbs/07_modules.ipynb #5f880f8c
 @contextmanager
 def _clean_if_it_fails(model):
     "If the block raises, let every layer forget its calls."
@@ -176,6 +170,12 @@ def _clean_if_it_fails(model):
         for layer in [*model.layers, model.loss]:
             layer._calls = 0
         raise
+
+
+def _check_layers(layers, loss):
+    for layer in [*layers, loss]:
+        if not isinstance(layer, LayerFunction):
+            raise TypeError(f'Model expects layers made of LayerFunction, got {type(layer).__name__}')
 
 
 def _each_once(tensors):
