@@ -58,7 +58,7 @@ def _mend(name, value, axes, sizes):
             return f'; try {code}'
     return ''
 
-# %% ../nbs/00_checks.ipynb #8c218b31
+# %% ../nbs/00_checks.ipynb #3970977f
 def _clash(axes, shape, sizes, owner):
     "Which axis has another size elsewhere, as a part of an error message; empty if none has."
     for axis, size in zip(axes, shape):
@@ -66,7 +66,7 @@ def _clash(axes, shape, sizes, owner):
             return f', but {axis} is {sizes[axis]} in {owner[axis]}'
     return ''
 
-
+# %% ../nbs/00_checks.ipynb #0f75f1e7
 def check_shapes(
     caller: str,        # the function whose arguments these are, for the message
     **arguments: tuple, # name=(tensor, axes): names of axes with spaces between, '1' for size 1
