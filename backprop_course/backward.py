@@ -6,8 +6,9 @@
 __all__ = ['lin_backward', 'relu_backward', 'mse_backward', 'mse_grad', 'relu_grad', 'lin_grad', 'forward_and_backward',
            'numerical_gradient', 'plot_step_size', 'check_gradient']
 
-# %% ../nbs/06_backward.ipynb #727b10bc
+# %% ../nbs/06_backward.ipynb #2f606d78
 import inspect
+import math
 from collections.abc import Callable
 
 import torch
@@ -55,7 +56,7 @@ def mse_backward(
     grad_inp = grad_out * (2 / max(1, targ.numel())) * difference  # an empty batch divides by 1
     return grad_inp.unsqueeze(-1), None
 
-# %% ../nbs/06_backward.ipynb #96e7d71f
+# %% ../nbs/06_backward.ipynb #a30f929e
 def _upstream(caller, out):
     "The gradient that is stored on `out`, or an error that says who should have written it."
     if getattr(out, 'g', None) is None:
@@ -64,13 +65,21 @@ def _upstream(caller, out):
                            f'whatever used out as its input')
     return out.g
 
-# %% ../nbs/06_backward.ipynb #fba6f58e
+
+def _refuse_twice(caller, *tensors):
+    "`ValueError` if one tensor is given twice: there is room for one gradient on it."
+    if len({id(tensor) for tensor in tensors}) < len(tensors):
+        raise ValueError(f'{caller} expects {len(tensors)} tensors to write .g on, got one of them '
+                         f'twice: its second gradient would replace the first; try .clone()')
+
+# %% ../nbs/06_backward.ipynb #dbc37345
 @torch.no_grad()
 def mse_grad(
     inp: Tensor,   # what `mse` was given, (batch, 1)
     targ: Tensor,  # the targets, (batch,)
 ):
     "Write `inp.g`. The loss is the end of the chain, so its upstream gradient is 1."
+    check_shapes('mse_grad', inp=(inp, 'batch 1'), targ=(targ, 'batch'))
     inp.g, _ = mse_backward(inp.new_ones(()), inp, targ)
 
 
@@ -82,7 +91,7 @@ def relu_grad(
     "Read `out.g`, write `inp.g`; `RuntimeError` if nobody has written `out.g`."
     inp.g = relu_backward(_upstream('relu_grad', out), inp)
 
-# %% ../nbs/06_backward.ipynb #96b545ec
+# %% ../nbs/06_backward.ipynb #f31fe986
 @torch.no_grad()
 def lin_grad(
     inp: Tensor,  # what `lin` was given, (batch, n_in)
@@ -93,10 +102,11 @@ def lin_grad(
     needs_inp_grad: bool = True,  # False leaves `inp.g` at None
 ):
     "Read `out.g`, write `inp.g`, `w.g` and `b.g`; `RuntimeError` if nobody has written `out.g`."
+    _refuse_twice('lin_grad', inp, w, b)
     grad_out = _upstream('lin_grad', out)
     inp.g, w.g, b.g = lin_backward(grad_out, inp, w, b, needs_inp_grad=needs_inp_grad)
 
-# %% ../nbs/06_backward.ipynb #bdf594c6
+# %% ../nbs/06_backward.ipynb #da5b5c82
 def forward_and_backward(
     inp: Tensor,   # (batch, n_in)
     targ: Tensor,  # (batch,)
@@ -108,9 +118,7 @@ def forward_and_backward(
     needs_inp_grad: bool = True,  # False leaves `inp.g` at None and saves a product
 ) -> Tensor:       # the loss, shape ()
     "Run lin, relu, lin, mse forwards and backwards; write `.g` on `inp` and on the four parameters."
-    if len({id(tensor) for tensor in (inp, w1, b1, w2, b2)}) < 5:
-        raise ValueError('forward_and_backward expects five tensors to write .g on, got one of them '
-                         'twice: its second gradient would replace the first; try .clone()')
+    _refuse_twice('forward_and_backward', inp, w1, b1, w2, b2)
     with torch.no_grad():
         l1 = lin(inp, w1, b1)
         l2 = relu(l1)
@@ -122,7 +130,7 @@ def forward_and_backward(
     lin_grad(inp, l1, w1, b1, needs_inp_grad=needs_inp_grad)
     return loss
 
-# %% ../nbs/06_backward.ipynb #1d28809a
+# %% ../nbs/06_backward.ipynb #1d380839
 def numerical_gradient(
     f: Callable,               # takes a tensor like `x`, returns a single number as a tensor
     x: Tensor,                 # where to measure, any float dtype and shape; it is not changed
@@ -132,8 +140,10 @@ def numerical_gradient(
     check_same_shape('numerical_gradient', x=x)
     if step is None:
         step = torch.finfo(x.dtype).eps ** (1 / 3)  # balances the errors that the figure below shows
-    if not step > 0:
-        raise ValueError(f'numerical_gradient expects a step above 0, got {step}')
+    if not 0 < step < math.inf:
+        raise ValueError(f'numerical_gradient expects a finite step above 0, got {step}')
+    if not x.isfinite().all():
+        raise ValueError('numerical_gradient expects finite numbers in x, got inf or nan')
     x = x.detach().clone(memory_format=torch.contiguous_format)
     grad = torch.zeros_like(x)
     numbers, slopes = x.view(-1), grad.view(-1)
@@ -148,7 +158,7 @@ def numerical_gradient(
         numbers[place] = number
     return grad
 
-# %% ../nbs/06_backward.ipynb #e4bfa8eb
+# %% ../nbs/06_backward.ipynb #8916f21c
 def _value_at(f, x, place, number):
     "Put `number` at `place` of `x`; return it as it was rounded there, and what `f` then gives."
     x.view(-1)[place] = number
@@ -158,6 +168,9 @@ def _value_at(f, x, place, number):
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f'numerical_gradient expects f to return a single number as a tensor, '
                          f'got {got}; try (f(x) * grad_out).sum()')
+    if value.dtype != x.dtype:
+        raise TypeError(f'numerical_gradient expects f to compute in the dtype of x, {x.dtype}, '
+                        f'got {value.dtype}')
     return x.view(-1)[place].item(), value.item()
 
 # %% ../nbs/06_backward.ipynb #8c3efe00
@@ -181,7 +194,8 @@ def plot_step_size(
     ax.legend()
     return ax
 
-# %% ../nbs/06_backward.ipynb #37b72aa3
+# %% ../nbs/06_backward.ipynb #239bffc5
+@torch.enable_grad()
 def check_gradient(
     f: Callable,           # the function, `f(*inputs)` -> tensor
     f_backward: Callable,  # its rule, `f_backward(grad_out, *inputs)` -> one gradient for each input
@@ -195,37 +209,42 @@ def check_gradient(
     names = _names(f, len(inputs))
     traced = [value.requires_grad_() if _is_float(value) else value for value in fresh()]
     out = f(*traced)
-    if _kind(out) != 'torch.float64':
-        raise TypeError(f'check_gradient runs f on float64 and expects float64 back, got {_kind(out)}')
+    _check_output(out, f(*fresh()))
     grad_out = _random_like(out, generator)
-    grads = _gradients(f_backward, grad_out, fresh(), names)
+    grads = _rule_gradients(f_backward, grad_out, fresh(), names)
     errors = {}
     for place, (name, grad) in enumerate(zip(names, grads)):
         if grad is not None:
-            def weighted(value):
-                return (f(*fresh()[:place], value, *fresh()[place + 1:]) * grad_out).sum()
-            errors[name] = _against_nudging(name, grad, weighted, fresh()[place])
+            def terms(value):
+                return f(*fresh()[:place], value, *fresh()[place + 1:]) * grad_out
+            errors[name] = _against_nudging(name, grad, terms, fresh()[place])
             _against_autograd(name, grad, out, traced[place], grad_out)
     return errors
 
-# %% ../nbs/06_backward.ipynb #86f360e4
-def _gradients(f_backward, grad_out, inputs, names):
+# %% ../nbs/06_backward.ipynb #a6b4b771
+def _check_output(out, again):
+    "Raise unless `f` returned finite float64 numbers, the same ones twice."
+    if _kind(out) != 'torch.float64':
+        raise TypeError(f'check_gradient runs f on float64 and expects float64 back, got {_kind(out)}')
+    if not out.isfinite().all():
+        raise ValueError('check_gradient expects finite numbers from f, got inf or nan; try other inputs')
+    if not torch.equal(out, again):
+        raise ValueError('check_gradient expects f to give the same result for the same inputs, '
+                         'got two different ones; seed the random numbers inside f')
+
+# %% ../nbs/06_backward.ipynb #80dc57b2
+def _rule_gradients(f_backward, grad_out, inputs, names):
     "Call the rule; return its gradients as a tuple; `AssertionError` where it breaks its contract."
-    given = [_copy(value) for value in (grad_out, *inputs)]
-    grads = f_backward(*given)
-    for name, now, before in zip(('grad_out', *names), given, (grad_out, *inputs)):
-        if isinstance(now, Tensor) and not torch.equal(now.nan_to_num(), before.nan_to_num()):
-            raise AssertionError(f'the rule changed its argument {name}; a rule changes nothing')
-    if len(inputs) == 1 and not isinstance(grads, tuple):
-        grads = (grads,)
-    if not isinstance(grads, tuple) or len(grads) != len(inputs):
-        got = len(grads) if isinstance(grads, tuple) else _kind(grads)
-        raise AssertionError(f'expected a gradient for each of {", ".join(names)}, got {got}')
+    grads = _call_rule(f_backward, grad_out, inputs, names)
     for name, grad, value in zip(names, grads, inputs):
         if grad is not None:
             _check_form(name, grad, value)
     if all(grad is None for grad in grads):
         raise AssertionError('the rule returned None for every input; there is nothing to check')
+    for name, grad, other in zip(names, grads, _call_rule(f_backward, -2 * grad_out, inputs, names)):
+        if grad is not None and not torch.allclose(other, -2 * grad, rtol=1e-9, atol=0, equal_nan=True):
+            raise AssertionError(f'the gradient of {name} is not proportional to grad_out: -2 times '
+                                 f'the upstream gradient does not give -2 times the gradient')
     return grads
 
 
@@ -236,77 +255,104 @@ def _check_form(name, grad, value):
         raise AssertionError(f'the gradient of {name} should have the form of {name}: '
                              f'{expected if _is_float(value) else None}, got {got}')
 
-# %% ../nbs/06_backward.ipynb #12730598
-def _against_nudging(name, grad, f, x):
-    "Compare with central differences; `ValueError` where they have nothing to say, at a kink of `f`."
-    by_nudging = numerical_gradient(f, x)
-    rounding = 4 * torch.finfo(x.dtype).eps ** (2 / 3) * abs(f(x).item())
-    try:
-        return _compare(name, grad, by_nudging, 'nudging', rounding)
-    except AssertionError:
-        wrong = (~_close(grad, by_nudging, rounding)).nonzero().tolist()
-        kinks = [(tuple(at), *slopes) for at in wrong if (slopes := _kink(f, x, tuple(at)))]
-        if not kinks or len(kinks) < len(wrong):
-            raise
-    at, left, right = kinks[0]
-    raise ValueError(f'{name} cannot be checked at {at}, where f has a kink: its slope is '
-                     f'{left:.4g} on the left and {right:.4g} on the right; move it away from there')
+# %% ../nbs/06_backward.ipynb #07b9da1d
+def _call_rule(f_backward, grad_out, inputs, names):
+    "What the rule returns, as a tuple; `AssertionError` if it changed an argument or the count is wrong."
+    given = [_copy(value) for value in (grad_out, *inputs)]
+    untouched = [value._version for value in given if isinstance(value, Tensor)]
+    grads = f_backward(*given)
+    now = [(name, value._version) for name, value in zip(('grad_out', *names), given)
+           if isinstance(value, Tensor)]
+    for (name, version), before in zip(now, untouched):
+        if version != before:
+            raise AssertionError(f'the rule changed its argument {name}; a rule changes nothing')
+    if len(inputs) == 1 and not isinstance(grads, tuple):
+        grads = (grads,)
+    if not isinstance(grads, tuple) or len(grads) != len(inputs):
+        got = len(grads) if isinstance(grads, tuple) else _kind(grads)
+        raise AssertionError(f'expected a gradient for each of {", ".join(names)}, got {got}')
+    return grads
 
+# %% ../nbs/06_backward.ipynb #4d713c7f
+def _against_nudging(name, grad, terms, x):
+    "Compare with central differences of the sum of `terms(x)`; `ValueError` at a kink of it."
+    first, right = None, torch.zeros_like(grad, dtype=torch.bool)
+    rounding = 4 * torch.finfo(x.dtype).eps * terms(x).abs().sum().item()
+    for step in (2.0 ** -17, 2.0 ** -24, 2.0 ** -31):
+        if first is not None and rounding / step > 1e-4 * max(_largest(grad), _largest(first)):
+            break
+        by_nudging = numerical_gradient(lambda value: terms(value).sum(), x, step)
+        first = by_nudging if first is None else first
+        right |= _close(grad, by_nudging, 1e-5, rounding / step)
+        right |= (grad - by_nudging).abs() < 1e-3 * (grad - first).abs()
+        if right.all():
+            return _largest(grad - by_nudging) / max(_largest(by_nudging), 1e-300)
+    wrong = [tuple(at) for at in (~right).nonzero().tolist()]
+    kinks = [slopes for at in wrong if (slopes := _kink(terms, x, at, rounding))]
+    if len(kinks) < len(wrong):
+        _differ(name, grad, first, 'nudging', ~right)
+    raise ValueError(f'{name} cannot be checked at {wrong[0]}, where f has a kink: its slope is '
+                     f'{kinks[0][0]:.4g} on the left and {kinks[0][1]:.4g} on the right; '
+                     f'move it away from there')
 
+# %% ../nbs/06_backward.ipynb #90ababd3
 def _against_autograd(name, grad, out, traced, grad_out):
     "Compare with autograd, unless it did not follow this input to `out`."
-    if out.requires_grad:
-        expected, = torch.autograd.grad(out, [traced], grad_out, retain_graph=True, allow_unused=True)
-        if expected is not None:
-            _compare(name, grad, expected, 'autograd', 0.0)
+    if not out.requires_grad or not grad.numel():
+        return
+    expected, = torch.autograd.grad(out, [traced], grad_out, retain_graph=True, allow_unused=True)
+    if expected is not None:
+        size = min(_largest(grad_out), (out.detach() * grad_out).abs().sum().item())
+        right = _close(grad, expected, 1e-9, 1e-13 * size)
+        right |= expected.isnan() & ~grad.isnan()  # autograd's own nan, as behind torch.where
+        if not right.all():
+            _differ(name, grad, expected, 'autograd', ~right)
 
-# %% ../nbs/06_backward.ipynb #1bdb4cad
-def _close(by_rule, expected, noise):
-    "Entry by entry: equal to five digits, small entries measured by a thousandth of the largest."
-    scale = expected.abs().max()
-    allowed = 1e-5 * expected.abs().maximum(1e-3 * scale) + noise
+
+def _close(by_rule, expected, digits, noise):
+    "Entry by entry, relative to the entry; small ones relative to a thousandth of the largest."
+    allowed = digits * expected.abs().clamp_min(1e-3 * _largest(expected)) + noise
     return (by_rule - expected).abs() <= allowed  # False for nan
 
 
-def _compare(name, by_rule, expected, how, noise):
-    "Largest relative error of a gradient; `AssertionError` with the entries that differ most."
-    if by_rule.numel() == 0:
-        return 0.0
-    error = (by_rule - expected).abs()
-    wrong = ~_close(by_rule, expected, noise)
-    if wrong.any():
-        worst = torch.where(wrong, error.nan_to_num(torch.inf), -1).flatten()
-        places = [torch.unravel_index(place, error.shape) for place in worst.topk(min(3, int(wrong.sum())))[1]]
-        lines = [f'  at {tuple(int(i) for i in at)}: the rule gives {by_rule[at].item():.6g}, '
-                 f'{how} {expected[at].item():.6g}' for at in places]
-        raise AssertionError('\n'.join([f'the gradient of {name} differs from {how} in {int(wrong.sum())} '
-                                        f'of {error.numel()} entries{_ratio(by_rule, expected)}', *lines]))
-    return (error.max() / expected.abs().max().clamp_min(1e-300)).item()
+def _largest(values):
+    return values.nan_to_num().abs().max().item() if values.numel() else 0.0
 
-# %% ../nbs/06_backward.ipynb #112b6e4b
-def _ratio(by_rule, expected):
+# %% ../nbs/06_backward.ipynb #1acec9b3
+def _differ(name, by_rule, expected, how, wrong):
+    "Raise `AssertionError` with the entries of a gradient that differ most."
+    error = torch.where(wrong, (by_rule - expected).abs().nan_to_num(torch.inf), -1).flatten()
+    lines = [f'the gradient of {name} differs from {how} in {int(wrong.sum())} of {error.numel()} '
+             f'entries{_factor(by_rule, expected)}']
+    for place in error.topk(min(3, int(wrong.sum()))).indices:
+        at = torch.unravel_index(place, wrong.shape)
+        lines.append(f'  at {tuple(int(i) for i in at)}: the rule gives {by_rule[at].item():.6g}, '
+                     f'{how} {expected[at].item():.6g}')
+    raise AssertionError('\n'.join(lines))
+
+
+def _factor(by_rule, expected):
     "If all entries are wrong by one factor, say so: a forgotten factor, a sign, a mean for a sum."
-    scale = (by_rule * expected).sum() / (expected * expected).sum()
-    near = 1e-4 * by_rule.abs().max()
-    if expected.numel() > 1 and scale != 0 and ((by_rule - scale * expected).abs() < near).all():
-        return f', each {scale.item():.4g} times what it should be'
+    factor = (by_rule * expected).sum() / (expected * expected).sum()
+    near = (by_rule - factor * expected).abs() < 1e-4 * by_rule.abs().max()
+    if expected.numel() > 1 and factor != 0 and near.all():
+        return f', each {factor.item():.4g} times what it should be'
     return ''
 
-
-def _kink(f, x, at):
-    "The slopes of `f` left and right of the entry `at` of `x`, if they differ as at a kink; else None."
+# %% ../nbs/06_backward.ipynb #82709b9b
+def _kink(terms, x, at, rounding):
+    "The slopes left and right of the entry `at` of `x`, if they differ as at a kink; else None."
     def slopes(step):
         moved = [x.clone() for _ in range(3)]
         for copy, nudge in zip(moved, (-step, 0.0, step)):
             copy[at] += nudge
-        low, middle, high = (f(copy).item() for copy in moved)
+        low, middle, high = (terms(copy).sum().item() for copy in moved)
         return (middle - low) / step, (high - middle) / step
 
     far, near = (slopes(step * max(1.0, abs(x[at].item()))) for step in (1e-5, 1e-7))
-    gap_far, gap_near = far[1] - far[0], near[1] - near[0]
-    # on a smooth curve the two slopes meet as the step shrinks, at a kink they don't
-    at_kink = abs(gap_near) > 0.5 * abs(gap_far) and abs(gap_near) > 1e-3 * max(map(abs, near))
-    return near if at_kink else None
+    gap = abs(near[1] - near[0])
+    real = gap > 1e-3 * max(map(abs, near)) and gap > 10 * rounding / 1e-7
+    return near if real and gap > 0.5 * abs(far[1] - far[0]) else None
 
 # %% ../nbs/06_backward.ipynb #089fc405
 def _is_float(value):

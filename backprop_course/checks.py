@@ -25,15 +25,16 @@ def expect_error(
         names = ' or '.join(kind.__name__ for kind in kinds) or 'an error'
         raise AssertionError(f'expected {names}, but the block ran through')
 
-# %% ../nbs/00_checks.ipynb #1a726dc7
+# %% ../nbs/00_checks.ipynb #91aab8d7
 def _check_numbers(caller, name, value, first_name, first):
     "Raise unless `value` is a floating-point tensor of the same dtype and device as the tensor `first`."
     if not isinstance(value, Tensor):
-        raise TypeError(f'{caller} expects a torch tensor for {name}, '
-                        f'got {type(value).__name__}; try torch.tensor({name})')
+        mend = '' if value is None else f'; try torch.tensor({name})'
+        raise TypeError(f'{caller} expects a torch tensor for {name}, got {type(value).__name__}{mend}')
     if not value.is_floating_point():
+        mend = f'{name}.real' if value.is_complex() else f'{name}.float()'
         raise TypeError(f'{caller} expects floating-point numbers in {name}, '
-                        f'got {value.dtype}; try {name}.float()')
+                        f'got {value.dtype}; try {mend}')
     if value.dtype != first.dtype:
         raise TypeError(f'{caller} expects one dtype, got {first.dtype} in {first_name} '
                         f'and {value.dtype} in {name}; try {name}.to({first_name}.dtype)')
@@ -58,7 +59,7 @@ def _mend(name, value, axes, sizes):
             return f'; try {code}'
     return ''
 
-# %% ../nbs/00_checks.ipynb #3970977f
+# %% ../nbs/00_checks.ipynb #8843d690
 def _clash(axes, shape, sizes, owner):
     "Which axis has another size elsewhere, as a part of an error message; empty if none has."
     for axis, size in zip(axes, shape):
@@ -66,12 +67,9 @@ def _clash(axes, shape, sizes, owner):
             return f', but {axis} is {sizes[axis]} in {owner[axis]}'
     return ''
 
-# %% ../nbs/00_checks.ipynb #0f75f1e7
-def check_shapes(
-    caller: str,        # the function whose arguments these are, for the message
-    **arguments: tuple, # name=(tensor, axes): names of axes with spaces between, '1' for size 1
-) -> dict[str, int]:    # the size of each named axis
-    "Raise `TypeError` unless all are float tensors of one dtype, `ValueError` unless axes of one name have one size."
+
+def _refuse(caller, arguments):
+    "Raise the error that says what is wrong with the arguments of `check_shapes`."
     sizes, owner = {'1': 1}, {}
     first_name, (first, _) = next(iter(arguments.items()))
     for name, (value, axes) in arguments.items():
@@ -86,9 +84,31 @@ def check_shapes(
         for axis, size in zip(axes, value.shape):
             if axis not in sizes:
                 sizes[axis], owner[axis] = size, name
+
+# %% ../nbs/00_checks.ipynb #bd8b9215
+def check_shapes(
+    caller: str,        # the function whose arguments these are, for the message
+    **arguments: tuple, # name=(tensor, axes): names of axes with spaces between, '1' for size 1
+) -> dict[str, int]:    # the size of each named axis
+    "Raise `TypeError` unless all are floats of one dtype, `ValueError` unless same axes have same sizes."
+    sizes, first = {'1': 1}, next(iter(arguments.values()))[0]
+    for value, axes in arguments.values():
+        if not _alike(value, first):
+            _refuse(caller, arguments)
+        shape, axes = value.shape, axes.split()
+        if len(shape) != len(axes):
+            _refuse(caller, arguments)
+        for axis, size in zip(axes, shape):
+            if sizes.setdefault(axis, size) != size:
+                _refuse(caller, arguments)
     return sizes
 
-# %% ../nbs/00_checks.ipynb #bca23ed3
+
+def _alike(value, first):
+    return (isinstance(value, Tensor) and value.is_floating_point()
+            and value.dtype == first.dtype and value.device == first.device)
+
+# %% ../nbs/00_checks.ipynb #c9a0b6de
 def check_same_shape(
     caller: str,         # the function whose arguments these are, for the message
     **tensors: Tensor,   # the tensors that must agree, of any shape
@@ -96,7 +116,8 @@ def check_same_shape(
     "Raise `TypeError` unless all are float tensors of one dtype, `ValueError` unless they have one shape."
     first_name, first = next(iter(tensors.items()))
     for name, value in tensors.items():
-        _check_numbers(caller, name, value, first_name, first)
+        if not _alike(value, first):
+            _check_numbers(caller, name, value, first_name, first)
         if value.shape != first.shape:
             raise ValueError(f'{caller} expects {first_name} and {name} of one shape, '
                              f'got {tuple(first.shape)} and {tuple(value.shape)}')

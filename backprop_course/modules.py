@@ -16,20 +16,25 @@ from .backward import lin_backward, mse_backward, relu_backward
 from .checks import check_same_shape, check_shapes
 from .forward import lin, mse, relu
 
-# %% ../nbs/07_modules.ipynb #2c803326
+# %% ../nbs/07_modules.ipynb #79d30765
 class LayerFunction:
     "A function and its rule with a memory between them; a layer fills in `forward` and `backward_rule`."
     inputs, out, _calls = (), None, 0  # what the last call got and gave; calls since the last backward
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         "Run `forward`; remember the inputs and the output for `backward`."
-        return _remember(self, inputs, self.forward(*inputs))
+        seen = _versions([*inputs, *self.parameters()])
+        return _remember(self, inputs, self.forward(*inputs), seen)
 
     @torch.no_grad()
     def backward(self) -> None:
         "Read `out.g`; add to the `.g` of each input and parameter. Once after each call."
         grads = self.backward_rule(_ready(self), *self.inputs)
         _add_gradients(self, grads if isinstance(grads, tuple) else (grads,))
+
+    def __getstate__(self):  # a copy of a layer, or a saved one, has made no call yet
+        return {name: value for name, value in vars(self).items()
+                if name not in ('inputs', 'out', '_calls', '_seen')}
 
     @property
     def inp(self) -> Tensor: return self.inputs[0]  # of the last call
@@ -43,59 +48,79 @@ class LayerFunction:
         raise NotImplementedError(f'{type(self).__name__} has no backward_rule; '
                                   f'define backward_rule(self, grad_out, inp)')
 
-# %% ../nbs/07_modules.ipynb #bb21de53
-def _tensors(layer):
-    return [value for value in (*layer.inputs, *layer.parameters()) if isinstance(value, Tensor)]
+# %% ../nbs/07_modules.ipynb #fbbd0412
+def _versions(values):
+    "The tensors among `values`, each with PyTorch's count of its changes in place."
+    return [(value, 0 if value.is_inference() else value._version)
+            for value in values if isinstance(value, Tensor)]
 
 
-def _version(tensor):
-    return 0 if tensor.is_inference() else tensor._version  # PyTorch's count of changes in place
-
-
-def _remember(layer, inputs, out):
-    "Store one call on `layer`, and clear the gradients that it makes out of date."
-    if any(out is value for value in inputs):
-        raise ValueError(f'{type(layer).__name__}.forward returned its own input, and one tensor '
-                         f'cannot hold the .g of both; try inp.clone()')
+def _remember(layer, inputs, out, seen):
+    "Store one call on `layer`; clear the gradients that it makes out of date."
+    name = type(layer).__name__
+    if not isinstance(out, Tensor):
+        raise TypeError(f'{name}.forward should return a tensor, got {type(out).__name__}')
+    if any(out is tensor for tensor, _ in seen):
+        raise ValueError(f'{name}.forward returned its own input or parameter, and one tensor cannot '
+                         f'hold the .g of both; try .clone()')
     layer.inputs, layer.out, layer._calls = inputs, out, layer._calls + 1
-    layer._seen = [(tensor, _version(tensor)) for tensor in _tensors(layer)]
-    for tensor, _ in layer._seen:
-        tensor.g = None
+    layer._seen = seen + _versions([out])
+    for tensor, _ in seen:
+        if hasattr(tensor, 'readers'):  # another layer's output: its gradient may have begun
+            tensor.readers += 1
+        else:
+            tensor.g = None
+    out.readers = 0
     return out
 
-# %% ../nbs/07_modules.ipynb #be978367
+# %% ../nbs/07_modules.ipynb #139228d7
 def _ready(layer):
-    "The upstream gradient, or an error if this backward would not be the one of exactly one call."
-    name, calls = type(layer).__name__, layer._calls
-    layer._calls = 0
+    "The upstream gradient of the one call of `layer`; `RuntimeError` where there is no such thing."
+    name, calls, out = type(layer).__name__, layer._calls, layer.out
     if calls == 0:
         raise RuntimeError(f'{name}.backward() needs a forward call before it, one for each backward')
     if calls > 1:
+        layer._calls = 0
         raise RuntimeError(f'{name} ran forward {calls} times before backward() and remembers only the '
                            f'last; use one layer for each place, and predict() if no backward follows')
-    if any(_version(tensor) != version for tensor, version in layer._seen):
-        raise RuntimeError(f'a tensor that {name} read was changed in place after its forward call; '
+    now = _versions([*layer.inputs, *layer.parameters(), out])
+    if [(id(tensor), version) for tensor, version in now] != [(id(t), v) for t, v in layer._seen]:
+        raise RuntimeError(f'a tensor that {name} used was changed or replaced after its forward call; '
                            f'run backward() first, or change a copy')
-    if getattr(layer.out, 'g', None) is not None:
-        return layer.out.g
-    if layer.out.ndim == 0:  # a loss: how it changes with itself
-        return torch.ones_like(layer.out)
+    if out.readers:
+        raise RuntimeError(f'{name}.backward() comes too early: the output has {out.readers} reader(s) that '
+                           f'have not run backward() yet; where none will follow, call forward() instead')
+    if getattr(out, 'g', None) is not None:
+        return out.g
+    if out.ndim == 0:  # a loss, which changes with itself by 1
+        return torch.ones_like(out)
     raise RuntimeError(f'{name}.backward() reads out.g, but nobody has written it; '
-                       f'run backward() of the layer that used this output first, or set it yourself')
+                       f'run backward() of the layer that used this output, or set it yourself')
 
-# %% ../nbs/07_modules.ipynb #a7a742e9
+# %% ../nbs/07_modules.ipynb #c0af632e
 def _add_gradients(layer, grads):
     "Add each gradient to the `.g` of its tensor: a tensor that was used twice gets the sum."
-    tensors = (*layer.inputs, *layer.parameters())
+    name, tensors = type(layer).__name__, (*layer.inputs, *layer.parameters())
     if len(grads) != len(tensors):
-        raise RuntimeError(f'{type(layer).__name__}.backward_rule returned {len(grads)} gradients '
+        raise RuntimeError(f'{name}.backward_rule returned {len(grads)} gradients '
                            f'for {len(tensors)} inputs and parameters')
     for tensor, grad in zip(tensors, grads):
+        if grad is not None and not (isinstance(tensor, Tensor) and _describe(grad) == _describe(tensor)):
+            raise ValueError(f'{name}.backward_rule returned {_describe(grad)} '
+                             f'as the gradient of {_describe(tensor)}')
+    for tensor, grad in zip(tensors, grads):
         if grad is not None:
-            if grad.shape != tensor.shape:
-                raise ValueError(f'{type(layer).__name__}.backward_rule returned a gradient of shape '
-                                 f'{tuple(grad.shape)} for a tensor of shape {tuple(tensor.shape)}')
-            tensor.g = grad if tensor.g is None else tensor.g + grad
+            tensor.g = grad if getattr(tensor, 'g', None) is None else tensor.g + grad
+    for tensor in layer.inputs:
+        if hasattr(tensor, 'readers'):
+            tensor.readers -= 1
+    layer._calls = 0
+
+
+def _describe(value):
+    if isinstance(value, Tensor):
+        return f'a tensor of shape {tuple(value.shape)}, {value.dtype}'
+    return f'a {type(value).__name__}'
 
 # %% ../nbs/07_modules.ipynb #c74c4c36
 class Relu(LayerFunction):
@@ -195,7 +220,7 @@ class MyRelu(torch.autograd.Function):
         inp, = ctx.saved_tensors
         return relu_backward(grad_out, inp)
 
-# %% ../nbs/07_modules.ipynb #045b74dd
+# %% ../nbs/07_modules.ipynb #f234569f
 class Module:
     "A part of a model that finds its parameters by itself; a subclass needs no `super().__init__()`."
 
@@ -212,8 +237,15 @@ class Module:
                 register[name] = value
         super().__setattr__(name, value)
 
+    def __delattr__(self, name):
+        self._parameters.pop(name, None), self._modules.pop(name, None)
+        super().__delattr__(name)
+
     def named_parameters(self, prefix: str = '') -> Iterator[tuple[str, nn.Parameter]]:
         "Each parameter with its path, such as `first.w`; a shared one under each of its names."
+        for name, value in vars(self).items():  # a list may have grown since it was assigned
+            if not name.startswith('_'):
+                _refuse_hidden(self, name, value)
         for name, parameter in self._parameters.items():
             yield prefix + name, parameter
         for name, module in self._modules.items():
@@ -222,13 +254,26 @@ class Module:
     def parameters(self): return _each_once(parameter for _, parameter in self.named_parameters())
     def __call__(self, *inputs): return self.forward(*inputs)
 
-# %% ../nbs/07_modules.ipynb #b8d39c60
+# %% ../nbs/07_modules.ipynb #53592316
+def _holds_parameters(value):
+    "Whether a list, tuple, set or dict has parameters or modules in it, at any depth."
+    if not isinstance(value, (list, tuple, set, dict)):
+        return isinstance(value, (nn.Parameter, nn.Module, Module, LayerFunction))
+    return any(map(_holds_parameters, value.values() if isinstance(value, dict) else value))
+
+
 def _refuse_hidden(module, name, value):
-    "`TypeError` for a list, tuple or dict that holds parameters or modules."
-    items = value.values() if isinstance(value, dict) else value
-    if isinstance(value, (list, tuple, dict)) and any(isinstance(i, (nn.Parameter, Module)) for i in items):
-        raise TypeError(f'{type(module).__name__}.{name}: what is in a {type(value).__name__} is not found; '
-                        f'assign each parameter and module to an attribute of its own')
+    "`TypeError` for a value whose parameters would not be found, or that takes a parameter's place."
+    kind = type(value).__name__
+    if isinstance(value, (list, tuple, set, dict)) and _holds_parameters(value):
+        raise TypeError(f'{type(module).__name__}.{name}: what is in a {kind} is not found; assign '
+                        f'each parameter and module to an attribute of its own')
+    if isinstance(value, (nn.Module, LayerFunction)):
+        raise TypeError(f'{type(module).__name__}.{name}: the parameters of a {kind} are not found; '
+                        f'use a Module')
+    if name in module._parameters and isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        raise TypeError(f'{type(module).__name__}.{name} is a parameter, got a plain tensor for it; '
+                        f'try nn.Parameter(value), or change it in place under torch.no_grad()')
 
 # %% ../nbs/07_modules.ipynb #7ba17325
 class LinearLayer(nn.Module):
