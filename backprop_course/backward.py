@@ -130,7 +130,7 @@ def forward_and_backward(
     lin_grad(inp, l1, w1, b1, needs_inp_grad=needs_inp_grad)
     return loss
 
-# %% ../nbs/06_backward.ipynb #1d380839
+# %% ../nbs/06_backward.ipynb #b7f9c6c8
 def numerical_gradient(
     f: Callable,               # takes a tensor like `x`, returns a single number as a tensor
     x: Tensor,                 # where to measure, any float dtype and shape; it is not changed
@@ -138,8 +138,8 @@ def numerical_gradient(
 ) -> Tensor:                   # df/dx, same shape and dtype as `x`
     "The slope of `f` for each number of `x`, by central differences: nudge it up, nudge it down, compare."
     check_same_shape('numerical_gradient', x=x)
-    if step is None:
-        step = torch.finfo(x.dtype).eps ** (1 / 3)  # balances the errors that the figure below shows
+    best = torch.finfo(x.dtype).eps ** (1 / 3)  # balances the errors that the figure below shows
+    step = best if step is None else step
     if not 0 < step < math.inf:
         raise ValueError(f'numerical_gradient expects a finite step above 0, got {step}')
     if not x.isfinite().all():
@@ -273,7 +273,7 @@ def _call_rule(f_backward, grad_out, inputs, names):
         raise AssertionError(f'expected a gradient for each of {", ".join(names)}, got {got}')
     return grads
 
-# %% ../nbs/06_backward.ipynb #4d713c7f
+# %% ../nbs/06_backward.ipynb #43a90cdf
 def _against_nudging(name, grad, terms, x):
     "Compare with central differences of the sum of `terms(x)`; `ValueError` at a kink of it."
     first, right = None, torch.zeros_like(grad, dtype=torch.bool)
@@ -291,9 +291,8 @@ def _against_nudging(name, grad, terms, x):
     kinks = [slopes for at in wrong if (slopes := _kink(terms, x, at, rounding))]
     if len(kinks) < len(wrong):
         _differ(name, grad, first, 'nudging', ~right)
-    raise ValueError(f'{name} cannot be checked at {wrong[0]}, where f has a kink: its slope is '
-                     f'{kinks[0][0]:.4g} on the left and {kinks[0][1]:.4g} on the right; '
-                     f'move it away from there')
+    raise ValueError(f'{name} cannot be checked at {wrong[0]}, where f has a kink: its slopes left and '
+                     f'right are {kinks[0][0]:.4g} and {kinks[0][1]:.4g}; move it away from there')
 
 # %% ../nbs/06_backward.ipynb #90ababd3
 def _against_autograd(name, grad, out, traced, grad_out):

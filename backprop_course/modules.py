@@ -73,7 +73,7 @@ def _remember(layer, inputs, out, seen):
     out.readers = 0
     return out
 
-# %% ../nbs/07_modules.ipynb #139228d7
+# %% ../nbs/07_modules.ipynb #314abddf
 def _ready(layer):
     "The upstream gradient of the one call of `layer`; `RuntimeError` where there is no such thing."
     name, calls, out = type(layer).__name__, layer._calls, layer.out
@@ -84,7 +84,8 @@ def _ready(layer):
         raise RuntimeError(f'{name} ran forward {calls} times before backward() and remembers only the '
                            f'last; use one layer for each place, and predict() if no backward follows')
     now = _versions([*layer.inputs, *layer.parameters(), out])
-    if [(id(tensor), version) for tensor, version in now] != [(id(t), v) for t, v in layer._seen]:
+    if len(now) != len(layer._seen) or not all(
+            a is b and v == w for (a, v), (b, w) in zip(now, layer._seen)):
         raise RuntimeError(f'a tensor that {name} used was changed or replaced after its forward call; '
                            f'run backward() first, or change a copy')
     if out.readers:
@@ -97,7 +98,7 @@ def _ready(layer):
     raise RuntimeError(f'{name}.backward() reads out.g, but nobody has written it; '
                        f'run backward() of the layer that used this output, or set it yourself')
 
-# %% ../nbs/07_modules.ipynb #c0af632e
+# %% ../nbs/07_modules.ipynb #bf7c0565
 def _add_gradients(layer, grads):
     "Add each gradient to the `.g` of its tensor: a tensor that was used twice gets the sum."
     name, tensors = type(layer).__name__, (*layer.inputs, *layer.parameters())
@@ -105,7 +106,7 @@ def _add_gradients(layer, grads):
         raise RuntimeError(f'{name}.backward_rule returned {len(grads)} gradients '
                            f'for {len(tensors)} inputs and parameters')
     for tensor, grad in zip(tensors, grads):
-        if grad is not None and not (isinstance(tensor, Tensor) and _describe(grad) == _describe(tensor)):
+        if grad is not None and not _alike(grad, tensor):
             raise ValueError(f'{name}.backward_rule returned {_describe(grad)} '
                              f'as the gradient of {_describe(tensor)}')
     for tensor, grad in zip(tensors, grads):
@@ -115,6 +116,11 @@ def _add_gradients(layer, grads):
         if hasattr(tensor, 'readers'):
             tensor.readers -= 1
     layer._calls = 0
+
+
+def _alike(grad, tensor):
+    return (isinstance(grad, Tensor) and isinstance(tensor, Tensor)
+            and grad.shape == tensor.shape and grad.dtype == tensor.dtype)
 
 
 def _describe(value):
@@ -220,7 +226,7 @@ class MyRelu(torch.autograd.Function):
         inp, = ctx.saved_tensors
         return relu_backward(grad_out, inp)
 
-# %% ../nbs/07_modules.ipynb #f234569f
+# %% ../nbs/07_modules.ipynb #f629e8e6
 class Module:
     "A part of a model that finds its parameters by itself; a subclass needs no `super().__init__()`."
 
@@ -243,18 +249,16 @@ class Module:
 
     def named_parameters(self, prefix: str = '') -> Iterator[tuple[str, nn.Parameter]]:
         "Each parameter with its path, such as `first.w`; a shared one under each of its names."
-        for name, value in vars(self).items():  # a list may have grown since it was assigned
-            if not name.startswith('_'):
-                _refuse_hidden(self, name, value)
+        _refuse_all_hidden(self)  # a list may have grown since it was assigned
         for name, parameter in self._parameters.items():
             yield prefix + name, parameter
         for name, module in self._modules.items():
             yield from module.named_parameters(f'{prefix}{name}.')
 
-    def parameters(self): return _each_once(parameter for _, parameter in self.named_parameters())
+    def parameters(self): return _each_once(p for _, p in self.named_parameters())
     def __call__(self, *inputs): return self.forward(*inputs)
 
-# %% ../nbs/07_modules.ipynb #53592316
+# %% ../nbs/07_modules.ipynb #bd2b5a23
 def _holds_parameters(value):
     "Whether a list, tuple, set or dict has parameters or modules in it, at any depth."
     if not isinstance(value, (list, tuple, set, dict)):
@@ -274,6 +278,12 @@ def _refuse_hidden(module, name, value):
     if name in module._parameters and isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         raise TypeError(f'{type(module).__name__}.{name} is a parameter, got a plain tensor for it; '
                         f'try nn.Parameter(value), or change it in place under torch.no_grad()')
+
+
+def _refuse_all_hidden(module):
+    for name, value in vars(module).items():
+        if name not in ('_parameters', '_modules'):
+            _refuse_hidden(module, name, value)
 
 # %% ../nbs/07_modules.ipynb #7ba17325
 class LinearLayer(nn.Module):
