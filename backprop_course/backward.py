@@ -130,7 +130,7 @@ def forward_and_backward(
     lin_grad(inp, l1, w1, b1, needs_inp_grad=needs_inp_grad)
     return loss
 
-# %% ../nbs/06_backward.ipynb #b7f9c6c8
+# %% ../nbs/06_backward.ipynb #9fbca385
 def numerical_gradient(
     f: Callable,               # takes a tensor like `x`, returns a single number as a tensor
     x: Tensor,                 # where to measure, any float dtype and shape; it is not changed
@@ -145,8 +145,7 @@ def numerical_gradient(
     if not x.isfinite().all():
         raise ValueError('numerical_gradient expects finite numbers in x, got inf or nan')
     x = x.detach().clone(memory_format=torch.contiguous_format)
-    grad = torch.zeros_like(x)
-    numbers, slopes = x.view(-1), grad.view(-1)
+    numbers, slopes = x.view(-1), torch.zeros_like(x).view(-1)
     for place, number in enumerate(numbers.tolist()):
         nudge = step * max(1.0, abs(number))
         upper, f_upper = _value_at(f, x, place, number + nudge)
@@ -156,7 +155,7 @@ def numerical_gradient(
                              f'{number:.4g}, got {step}; try step=None')
         slopes[place] = (f_upper - f_lower) / (upper - lower)
         numbers[place] = number
-    return grad
+    return slopes.view(x.shape)
 
 # %% ../nbs/06_backward.ipynb #8916f21c
 def _value_at(f, x, place, number):

@@ -16,7 +16,7 @@ from .backward import lin_backward, mse_backward, relu_backward
 from .checks import check_same_shape, check_shapes
 from .forward import lin, mse, relu
 
-# %% ../nbs/07_modules.ipynb #79d30765
+# %% ../nbs/07_modules.ipynb #aaddd946
 class LayerFunction:
     "A function and its rule with a memory between them; a layer fills in `forward` and `backward_rule`."
     inputs, out, _calls = (), None, 0  # what the last call got and gave; calls since the last backward
@@ -26,7 +26,6 @@ class LayerFunction:
         seen = _versions([*inputs, *self.parameters()])
         return _remember(self, inputs, self.forward(*inputs), seen)
 
-    @torch.no_grad()
     def backward(self) -> None:
         "Read `out.g`; add to the `.g` of each input and parameter. Once after each call."
         grads = self.backward_rule(_ready(self), *self.inputs)
@@ -98,7 +97,7 @@ def _ready(layer):
     raise RuntimeError(f'{name}.backward() reads out.g, but nobody has written it; '
                        f'run backward() of the layer that used this output, or set it yourself')
 
-# %% ../nbs/07_modules.ipynb #bf7c0565
+# %% ../nbs/07_modules.ipynb #a84d1c67
 def _add_gradients(layer, grads):
     "Add each gradient to the `.g` of its tensor: a tensor that was used twice gets the sum."
     name, tensors = type(layer).__name__, (*layer.inputs, *layer.parameters())
@@ -111,6 +110,7 @@ def _add_gradients(layer, grads):
                              f'as the gradient of {_describe(tensor)}')
     for tensor, grad in zip(tensors, grads):
         if grad is not None:
+            grad = grad.detach()  # autograd need not follow a gradient
             tensor.g = grad if getattr(tensor, 'g', None) is None else tensor.g + grad
     for tensor in layer.inputs:
         if hasattr(tensor, 'readers'):
