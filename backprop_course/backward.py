@@ -193,14 +193,15 @@ def plot_step_size(
     ax.legend()
     return ax
 
-# %% ../nbs/06_backward.ipynb #239bffc5
+# %% ../nbs/06_backward.ipynb #c0d14396
+@torch.inference_mode(False)
 @torch.enable_grad()
 def check_gradient(
     f: Callable,           # the function, `f(*inputs)` -> tensor
     f_backward: Callable,  # its rule, `f_backward(grad_out, *inputs)` -> one gradient for each input
     *inputs,               # small tensors away from kinks, and whatever else `f` takes
     generator: torch.Generator | None = None,  # for the random upstream gradient
-) -> dict[str, float]:     # for each input that has a gradient, its largest relative error
+) -> dict[str, float]:     # for each input the largest relative error of its gradient, or None
     "Compare a rule with nudging and with autograd, in float64; `AssertionError` says what is wrong."
     def fresh():
         return [_double(value) for value in inputs]
@@ -211,7 +212,7 @@ def check_gradient(
     _check_output(out, f(*fresh()))
     grad_out = _random_like(out, generator)
     grads = _rule_gradients(f_backward, grad_out, fresh(), names)
-    errors = {}
+    errors = dict.fromkeys(names)
     for place, (name, grad) in enumerate(zip(names, grads)):
         if grad is not None:
             def terms(value):
