@@ -232,7 +232,7 @@ def _check_output(out, again):
         raise ValueError('check_gradient expects f to give the same result for the same inputs, '
                          'got two different ones; seed the random numbers inside f')
 
-# %% ../nbs/06_backward.ipynb #80dc57b2
+# %% ../nbs/06_backward.ipynb #d49de003
 def _rule_gradients(f_backward, grad_out, inputs, names):
     "Call the rule; return its gradients as a tuple; `AssertionError` where it breaks its contract."
     grads = _call_rule(f_backward, grad_out, inputs, names)
@@ -243,8 +243,8 @@ def _rule_gradients(f_backward, grad_out, inputs, names):
         raise AssertionError('the rule returned None for every input; there is nothing to check')
     for name, grad, other in zip(names, grads, _call_rule(f_backward, -2 * grad_out, inputs, names)):
         if grad is not None and not torch.allclose(other, -2 * grad, rtol=1e-9, atol=0, equal_nan=True):
-            raise AssertionError(f'the gradient of {name} is not proportional to grad_out: -2 times '
-                                 f'the upstream gradient does not give -2 times the gradient')
+            raise AssertionError(f'the gradient of {name} is not proportional to grad_out: with -2 times '
+                                 f'grad_out it is not -2 times as large; is grad_out a factor of it?')
     return grads
 
 
@@ -317,16 +317,17 @@ def _close(by_rule, expected, digits, noise):
 def _largest(values):
     return values.nan_to_num().abs().max().item() if values.numel() else 0.0
 
-# %% ../nbs/06_backward.ipynb #1acec9b3
+# %% ../nbs/06_backward.ipynb #975c8515
 def _differ(name, by_rule, expected, how, wrong):
     "Raise `AssertionError` with the entries of a gradient that differ most."
     error = torch.where(wrong, (by_rule - expected).abs().nan_to_num(torch.inf), -1).flatten()
     lines = [f'the gradient of {name} differs from {how} in {int(wrong.sum())} of {error.numel()} '
              f'entries{_factor(by_rule, expected)}']
     for place in error.topk(min(3, int(wrong.sum()))).indices:
-        at = torch.unravel_index(place, wrong.shape)
-        lines.append(f'  at {tuple(int(i) for i in at)}: the rule gives {by_rule[at].item():.6g}, '
-                     f'{how} {expected[at].item():.6g}')
+        at = tuple(int(i) for i in torch.unravel_index(place, wrong.shape))
+        got, wanted = by_rule[at].item(), expected[at].item()
+        digits = 6 if f'{got:.6g}' != f'{wanted:.6g}' else 12
+        lines.append(f'  at {at}: the rule gives {got:.{digits}g}, {how} {wanted:.{digits}g}')
     raise AssertionError('\n'.join(lines))
 
 
@@ -334,7 +335,7 @@ def _factor(by_rule, expected):
     "If all entries are wrong by one factor, say so: a forgotten factor, a sign, a mean for a sum."
     factor = (by_rule * expected).sum() / (expected * expected).sum()
     near = (by_rule - factor * expected).abs() < 1e-4 * by_rule.abs().max()
-    if expected.numel() > 1 and factor != 0 and near.all():
+    if expected.numel() > 1 and factor != 0 and abs(factor - 1) > 1e-3 and near.all():
         return f', each {factor.item():.4g} times what it should be'
     return ''
 
