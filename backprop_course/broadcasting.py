@@ -152,7 +152,7 @@ def _sentences(shapes):
         sentences.append(f'axis {place}: {verdict}, {what}')
     return sentences
 
-# %% ../nbs/02_broadcasting.ipynb #96d8d5c5
+# %% ../nbs/02_broadcasting.ipynb #cd1af213
 def _advice(shapes):
     "Mends for shapes that clash, a warning for shapes that stretch each other: (sentences, mends)."
     sizes = [_stretch(sizes) for sizes in _line_up(shapes)]
@@ -161,9 +161,10 @@ def _advice(shapes):
             return [f'note: the result has {prod(sizes)} elements, more than any of the shapes'], ()
         return [], ()
     for rank in range(len(sizes), sum(map(len, shapes)) + 1):
-        word = 'mend' if rank == len(sizes) else 'all pairs'
         mends = _mends(shapes, rank)
         if mends:
+            grows = min(prod(mend.result) for mend in mends) > max(map(prod, shapes))
+            word = 'all pairs' if grows else 'mend'
             more = [f'and {len(mends) - 4} more, see .mends'] if len(mends) > 4 else []
             return [f'{word}: {" with ".join(mend.codes)}, then the result is {mend.result}'
                     for mend in mends[:4]] + more, mends
