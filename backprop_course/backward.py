@@ -130,11 +130,11 @@ def forward_and_backward(
     lin_grad(inp, l1, w1, b1, needs_inp_grad=needs_inp_grad)
     return loss
 
-# %% ../nbs/06_backward.ipynb #9fbca385
+# %% ../nbs/06_backward.ipynb #723187ca
 def numerical_gradient(
     f: Callable,               # takes a tensor like `x`, returns a single number as a tensor
     x: Tensor,                 # where to measure, any float dtype and shape; it is not changed
-    step: float | None = None, # the nudge, for |x| > 1 times |x|; by default the dtype's best
+    step: float | None = None, # the nudge, times |x| where that is above 1; by default the best
 ) -> Tensor:                   # df/dx, same shape and dtype as `x`
     "The slope of `f` for each number of `x`, by central differences: nudge it up, nudge it down, compare."
     check_same_shape('numerical_gradient', x=x)
@@ -193,7 +193,7 @@ def plot_step_size(
     ax.legend()
     return ax
 
-# %% ../nbs/06_backward.ipynb #c0d14396
+# %% ../nbs/06_backward.ipynb #2e4ca174
 @torch.inference_mode(False)
 @torch.enable_grad()
 def check_gradient(
@@ -201,7 +201,7 @@ def check_gradient(
     f_backward: Callable,  # its rule, `f_backward(grad_out, *inputs)` -> one gradient for each input
     *inputs,               # small tensors away from kinks, and whatever else `f` takes
     generator: torch.Generator | None = None,  # for the random upstream gradient
-) -> dict[str, float]:     # for each input the largest relative error of its gradient, or None
+) -> dict[str, float]:     # each input's largest error, relative to its largest entry
     "Compare a rule with nudging and with autograd, in float64; `AssertionError` says what is wrong."
     def fresh():
         return [_double(value) for value in inputs]
@@ -273,7 +273,7 @@ def _call_rule(f_backward, grad_out, inputs, names):
         raise AssertionError(f'expected a gradient for each of {", ".join(names)}, got {got}')
     return grads
 
-# %% ../nbs/06_backward.ipynb #43a90cdf
+# %% ../nbs/06_backward.ipynb #f8936c25
 def _against_nudging(name, grad, terms, x):
     "Compare with central differences of the sum of `terms(x)`; `ValueError` at a kink of it."
     first, right = None, torch.zeros_like(grad, dtype=torch.bool)
@@ -286,7 +286,7 @@ def _against_nudging(name, grad, terms, x):
         right |= _close(grad, by_nudging, 1e-5, rounding / step)
         right |= (grad - by_nudging).abs() < 1e-3 * (grad - first).abs()
         if right.all():
-            return _largest(grad - by_nudging) / max(_largest(by_nudging), 1e-300)
+            return _largest(grad - by_nudging) / (max(_largest(by_nudging), _largest(grad)) or 1.0)
     wrong = [tuple(at) for at in (~right).nonzero().tolist()]
     kinks = [slopes for at in wrong if (slopes := _kink(terms, x, at, rounding))]
     if len(kinks) < len(wrong):

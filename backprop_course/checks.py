@@ -85,12 +85,12 @@ def _refuse(caller, arguments):
             if axis not in sizes:
                 sizes[axis], owner[axis] = size, name
 
-# %% ../nbs/00_checks.ipynb #bd8b9215
+# %% ../nbs/00_checks.ipynb #d8d8bda0
 def check_shapes(
     caller: str,        # the function whose arguments these are, for the message
     **arguments: tuple, # name=(tensor, axes): names of axes with spaces between, '1' for size 1
 ) -> dict[str, int]:    # the size of each named axis
-    "Raise `TypeError` unless all are floats of one dtype, `ValueError` unless same axes have same sizes."
+    "Raise `TypeError` unless all are floats of one dtype, `ValueError` unless axes of one name have one size."
     sizes, first = {'1': 1}, next(iter(arguments.values()))[0]
     for value, axes in arguments.values():
         if not _alike(value, first):
