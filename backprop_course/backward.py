@@ -193,7 +193,7 @@ def plot_step_size(
     ax.legend()
     return ax
 
-# %% ../nbs/06_backward.ipynb #2e4ca174
+# %% ../nbs/06_backward.ipynb #21e23887
 @torch.inference_mode(False)
 @torch.enable_grad()
 def check_gradient(
@@ -201,7 +201,7 @@ def check_gradient(
     f_backward: Callable,  # its rule, `f_backward(grad_out, *inputs)` -> one gradient for each input
     *inputs,               # small tensors away from kinks, and whatever else `f` takes
     generator: torch.Generator | None = None,  # for the random upstream gradient
-) -> dict[str, float]:     # each input's largest error, relative to its largest entry
+) -> dict[str, float | None]:  # each gradient's largest error over its largest entry; None if none
     "Compare a rule with nudging and with autograd, in float64; `AssertionError` says what is wrong."
     def fresh():
         return [_double(value) for value in inputs]

@@ -97,7 +97,7 @@ def _ready(layer):
     raise RuntimeError(f'{name}.backward() reads out.g, but nobody has written it; '
                        f'run backward() of the layer that used this output, or set it yourself')
 
-# %% ../nbs/07_modules.ipynb #a84d1c67
+# %% ../nbs/07_modules.ipynb #54faf119
 def _add_gradients(layer, grads):
     "Add each gradient to the `.g` of its tensor: a tensor that was used twice gets the sum."
     name, tensors = type(layer).__name__, (*layer.inputs, *layer.parameters())
@@ -112,7 +112,7 @@ def _add_gradients(layer, grads):
         if grad is not None:
             grad = grad.detach()  # autograd need not follow a gradient
             tensor.g = grad if getattr(tensor, 'g', None) is None else tensor.g + grad
-    for tensor in layer.inputs:
+    for tensor in tensors:
         if hasattr(tensor, 'readers'):
             tensor.readers -= 1
     layer._calls = 0
