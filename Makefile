@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help course test lab bench readme clean
+.PHONY: help course test fuzz lab bench readme clean
 
 help:
 	@echo 'make course   run every notebook and write pages to read to _course/'
 	@echo 'make lab      open JupyterLab on the course'
 	@echo 'make test     run everything that CI runs'
+	@echo 'make fuzz     try each property of tests/test_properties.py on 20,000 random examples, or EXAMPLES=50000'
 	@echo 'make bench    time the ladder, and a training step against autograd'
 	@echo 'make readme   write README.md from nbs/index.ipynb'
 	@echo 'make clean    remove what the others wrote, except $(VENV)'
@@ -30,6 +31,10 @@ course: $(VENV)/.installed
 test: $(VENV)/.installed
 	@$(RUN) -m pytest
 
+# `make fuzz EXAMPLES=50000` hands the number on to tests/conftest.py.
+fuzz: $(VENV)/.installed
+	@$(RUN) -m pytest tests/test_properties.py --hypothesis-profile=fuzz --hypothesis-show-statistics
+
 lab: $(VENV)/.installed
 	@$(RUN) -m jupyterlab nbs
 
@@ -40,5 +45,5 @@ readme: $(VENV)/.installed
 	@$(RUN) tools/write_readme.py
 
 clean:
-	rm -rf _course build dist .pytest_cache
+	rm -rf _course build dist .pytest_cache .hypothesis
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
