@@ -50,7 +50,7 @@ def _entry_by_entry():
     }.items()} | {'where': cases, 'masked_fill': lambda x, at, value: cases(at, value, x),
                   'bitwise_and': sympy.And, 'bitwise_or': sympy.Or, 'bitwise_not': sympy.Not}
 
-# %% ../nbs/00_symbols.ipynb #9b7a61fa
+# %% ../nbs/00_symbols.ipynb #604420ea
 def exact(
     number: bool | int | float,  # from the code, or from a tensor in it
 ):                               # the SymPy number that it stands for
@@ -61,10 +61,12 @@ def exact(
     if isinstance(number, int) or not math.isfinite(number):
         return sympy.sympify(number)
     size, sign = abs(number), -1 if number < 0 else 1
-    for power in (1, 2):
-        near = Fraction(size ** power).limit_denominator(1_000_000)
-        if math.isclose(float(near) ** (1 / power), size, rel_tol=4e-16):
-            return sign * sympy.root(sympy.Rational(near.numerator, near.denominator), power)
+    for unit, largest in ((sympy.Integer(1), 1_000_000), (sympy.pi, 1000), (1 / sympy.pi, 1000)):
+        for power in (1, 2):
+            near = Fraction(size ** power / float(unit)).limit_denominator(largest)
+            if math.isclose((float(near) * float(unit)) ** (1 / power), size, rel_tol=4e-16):
+                ratio = sympy.Rational(near.numerator, near.denominator)
+                return sign * sympy.root(ratio * unit, power)
     return sympy.Rational(number)
 
 # %% ../nbs/00_symbols.ipynb #b749f21f
@@ -117,13 +119,18 @@ _MOVES = {'view', '_unsafe_view', '_reshape_alias', 't', 'transpose', 'permute',
 _NEW = {'zeros_like', 'ones_like', 'full_like', 'empty_like',
         'new_zeros', 'new_ones', 'new_full', 'new_empty'}  # their numbers come from the code
 
-# %% ../nbs/00_symbols.ipynb #d6d12ee3
+# %% ../nbs/00_symbols.ipynb #259f81c2
+def _shell(cls, numbers):
+    "A tensor of the class `cls` that looks like `numbers` and has none."
+    return Tensor._make_wrapper_subclass(cls, numbers.shape, strides=numbers.stride(),
+                                         dtype=numbers.dtype, device=numbers.device)
+
+# %% ../nbs/00_symbols.ipynb #cd71b571
 class SymbolicTensor(Tensor):
     "A tensor of numbers that also carries an expression for each of them. Made by `Letters`."
     @staticmethod
     def __new__(cls, numbers, letters, places):
-        return Tensor._make_wrapper_subclass(cls, numbers.shape, strides=numbers.stride(),
-                                             dtype=numbers.dtype, device=numbers.device)
+        return _shell(cls, numbers)
 
     def __init__(self, numbers, letters, places):
         self.numbers, self.letters, self.places = numbers, letters, places
@@ -168,7 +175,7 @@ def as_symbols(
     values = np.asarray(x.tolist() if isinstance(x, Tensor) else x, dtype=object)
     return np.asarray(np.frompyfunc(exact, 1, 1)(values), dtype=object)
 
-# %% ../nbs/00_symbols.ipynb #e3f3ba16
+# %% ../nbs/00_symbols.ipynb #9eabe6ba
 class Letters:
     "Makes tensors of letters, and follows what code does to them."
     def __init__(self):
@@ -193,10 +200,10 @@ class Letters:
     def hold(self, numbers, symbols):
         "A tensor whose expressions are `symbols`, in new memory."
         from sympy import sympify
-        assert symbols.shape == tuple(numbers.shape), (symbols.shape, tuple(numbers.shape))
+        assert symbols.size == numbers.numel(), (symbols.shape, tuple(numbers.shape))
         first = len(self.cells)
         self.cells += map(sympify, symbols.reshape(-1))  # a sum over nothing is a Python 0
-        return SymbolicTensor(numbers, self, torch.arange(first, len(self.cells)).view(symbols.shape))
+        return SymbolicTensor(numbers, self, torch.arange(first, len(self.cells)).view(numbers.shape))
 
 # %% ../nbs/00_symbols.ipynb #4517ebfa
 def _names_of_entries(name, shape):
@@ -208,11 +215,11 @@ def _names_of_entries(name, shape):
         symbols[at] = sympy.Symbol(name + place, real=True)
     return symbols
 
-# %% ../nbs/00_symbols.ipynb #d695394b
+# %% ../nbs/00_symbols.ipynb #a09a322e
 class Unfollowed(NotImplementedError):
     "An operation that letters cannot follow."
 
-
+# %% ../nbs/00_symbols.ipynb #4867b413
 def _follow(letters, func, args, kwargs):
     "Run the operation `func` on the numbers and on the letters."
     name = func.overloadpacket.__name__
@@ -223,6 +230,8 @@ def _follow(letters, func, args, kwargs):
         return letters.hold(numbers, as_symbols(numbers))
     if name in _MOVES:
         places = func(*_each(_places(letters), args), **kwargs)
+        if isinstance(numbers, (list, tuple)):  # the parts of a split
+            return [SymbolicTensor(*part) for part in zip(numbers, [letters] * len(numbers), places)]
         if func.is_view:
             return SymbolicTensor(numbers, letters, places)
         return letters.hold(numbers, letters.read(places))
@@ -230,6 +239,8 @@ def _follow(letters, func, args, kwargs):
     symbols = _compute(name.removesuffix('_'), args, kwargs)
     if not in_place:
         return letters.hold(numbers, symbols)
+    if not isinstance(args[0], SymbolicTensor):
+        raise Unfollowed('the code writes letters into a tensor without; try torch.zeros_like(inp)')
     for place, symbol in zip(args[0].places.flatten().tolist(), symbols.reshape(-1)):
         letters.cells[place] = symbol
     return args[0]
@@ -276,7 +287,7 @@ def check_numbers(
         if not math.isclose(value.real, number, rel_tol=1e-6, abs_tol=1e-9) or abs(value.imag) > 1e-9:
             raise AssertionError(f'at {at} the letters give {value.real:.6g}, torch {number:.6g}')
 
-# %% ../nbs/00_symbols.ipynb #2b9fcf6d
+# %% ../nbs/00_symbols.ipynb #ddecd60d
 def is_zero(
     expression,           # a SymPy expression
     values: dict = {},    # numbers that the letters may stand for, tried first
@@ -284,14 +295,37 @@ def is_zero(
     "Whether the expression is 0 for all numbers, kinks aside; `Unfollowed` if it is too long to tell."
     import sympy
     expression = sympy.sympify(expression)
-    if values and abs(value_at(expression, values)) > 1e-9:
+    if values and _is_something(expression, values):
         return False
-    if _without_cases(expression) == 0:
+    plain = _without_cases(expression)
+    if plain == 0:
         return True
-    if expression.count_ops() > 3000:
-        raise Unfollowed(f'a difference of {expression.count_ops():,} operations is too long to '
-                         'simplify')
-    return sympy.simplify(expression) == 0
+    if not plain.has(sympy.Dummy) and any(_is_something(plain, near) for near in _nearby(plain, values)):
+        return False
+    long = expression.count_ops() > 600 or any(
+        max(abs(number.p), number.q) > 10 ** 9 for number in expression.atoms(sympy.Rational))
+    if not long and sympy.simplify(expression) == 0:
+        return True
+    if long or not plain.has(sympy.Dummy):
+        raise Unfollowed(f'SymPy did not bring a difference of {expression.count_ops():,} operations '
+                         f'to 0, though it is 0 for all numbers that were tried')
+    return False
+
+# %% ../nbs/00_symbols.ipynb #720f901f
+def _nearby(expression, values):
+    "A few other values for the letters, not far from these."
+    letters = sorted(expression.free_symbols, key=str)
+    for turn in range(3):
+        yield {letter: values.get(letter, 1.0) * (1 + math.sin(2 + turn + place) / 8)
+               for place, letter in enumerate(letters)}
+
+# %% ../nbs/00_symbols.ipynb #263ccd9a
+def _is_something(expression, values):
+    "Whether the expression is more than the rounding of its terms for these values, at 30 digits."
+    import sympy
+    precise = {letter: sympy.Float(value, 30) for letter, value in values.items()}
+    terms = [complex(term.xreplace(precise).evalf(30)) for term in sympy.Add.make_args(expression)]
+    return abs(sum(terms)) > max(1e-15, 1e-12 * sum(map(abs, terms)))  # False for nan
 
 # %% ../nbs/00_symbols.ipynb #14cae67f
 def _without_cases(expression):
@@ -323,16 +357,15 @@ def _without_cases(expression):
     letters = set(switches.values())
     return sympy.expand(expanded.replace(lambda e: e.is_Pow and e.base in letters, lambda e: e.base))
 
-# %% ../nbs/00_symbols.ipynb #f46fde6d
+# %% ../nbs/00_symbols.ipynb #e782373e
 class MatrixTensor(Tensor):
     "A matrix of numbers, or a vector, that also carries an expression for it as a whole."
     @staticmethod
-    def __new__(cls, numbers, matrix):
-        return Tensor._make_wrapper_subclass(cls, numbers.shape, strides=numbers.stride(),
-                                             dtype=numbers.dtype, device=numbers.device)
+    def __new__(cls, numbers, matrix, shared=False):
+        return _shell(cls, numbers)
 
-    def __init__(self, numbers, matrix):
-        self.numbers, self.matrix = numbers, matrix
+    def __init__(self, numbers, matrix, shared=False):
+        self.numbers, self.matrix, self.shared = numbers, matrix, shared
 
     def __repr__(self):
         return f'MatrixTensor({self.matrix})'
@@ -344,12 +377,15 @@ class MatrixTensor(Tensor):
         plain = [x for x in args if isinstance(x, Tensor) and not isinstance(x, cls)]
         if follow is None or kwargs or plain:
             raise Unfollowed(f'matrices without entries cannot follow the operation {name}')
+        if name.endswith('_') and args[0].shared:
+            raise Unfollowed('matrices without entries cannot follow a write through a view')
         numbers = func(*_each(lambda x: x.numbers, args))
         matrix = follow(*args)
         if name.endswith('_'):
             args[0].matrix = matrix
             return args[0]
-        return cls(numbers, matrix)
+        args[0].shared |= func.is_view
+        return cls(numbers, matrix, func.is_view)
 
 # %% ../nbs/00_symbols.ipynb #452c246f
 def _turned(x, *axes):
@@ -377,7 +413,7 @@ def _row_sum(x, axes=None, keepdim=False):
         raise Unfollowed('matrices without entries are only summed over their rows')
     return sympy.OneMatrix(1, x.matrix.shape[0]) * x.matrix
 
-# %% ../nbs/00_symbols.ipynb #d405d770
+# %% ../nbs/00_symbols.ipynb #844501a5
 _MATRICES = {'mm': lambda x, y: x.matrix * y.matrix, 't': _turned, 'permute': _turned,
              'transpose': _turned, 'add': _added, 'sum': _row_sum,
              'neg': lambda x: -x.matrix, 'clone': lambda x: x.matrix, 'detach': lambda x: x.matrix}
@@ -393,6 +429,8 @@ def matrix_tensors(
     for name, x in tensors.items():
         if x.ndim not in (1, 2):
             raise Unfollowed(f'{name} has {x.ndim} axes, so it is no matrix')
+        if 1 in x.shape:
+            raise Unfollowed(f'{name} has a size of 1, which may have been stretched')
         for size in x.shape:
             if size not in sizes:
                 sizes[size] = sympy.Symbol(next(letters), integer=True, positive=True)
