@@ -568,7 +568,7 @@ def _constant(node, line, tensors):
                          f'term, got {text} in {line!r}')
     return eval(compile(text, line, 'eval'), vars(math) | tensors)
 
-# %% ../nbs/06_backward.ipynb #a2e217a0
+# %% ../nbs/06_backward.ipynb #d91e62ee
 def _by_einsum(case, statement):
     lines, tensors = statement.lines('einsum', case), case.tensors()
     out, grads = 0, {name: torch.zeros_like(x) for name, x in tensors.items()}
@@ -583,7 +583,7 @@ def _by_einsum(case, statement):
     if not torch.allclose(out, case.out, rtol=1e-9, atol=1e-12):
         raise AssertionError(f'these lines do not give what f gives: {"; ".join(lines)}')
     errors = [_compare(case, name, grad, grads[name], 'einsum') for name, _, grad in case.by_name()]
-    return '\n'.join(lines) + f'\nas {" and ".join(equations)}, with letters swapped', max(errors)
+    return '\n'.join(lines) + f'\nas {" and ".join(equations)}, by einsum_backward', max(errors)
 
 # %% ../nbs/06_backward.ipynb #e9dc96f7
 def _on_letters(case, letters):
