@@ -84,7 +84,7 @@ def _as_statement(line):
             raise ValueError(f"expected a line such as 'grad_b[j] += grad_out[i, j]', got {line!r}")
     return statement
 
-# %% ../nbs/06_backward.ipynb #08d8e0d5
+# %% ../nbs/06_backward.ipynb #ba1e6765
 def _read_line(line, tensors):
     "The line as Python reads it, and the size of each index in it; a `grad_x` has the shape of `x`."
     statement, sizes, owner = _as_statement(line), {}, {}
@@ -97,7 +97,7 @@ def _read_line(line, tensors):
             raise ValueError(f'{name} has {x.ndim} axes, got {ast.unparse(node)} in {line!r}')
         for index, size in zip(_indices_of(node), x.shape):
             if isinstance(index, ast.Name) and index.id in tensors:
-                raise ValueError(f'{index.id} is a tensor; as an index write {index.id}[...], in {line!r}')
+                raise ValueError(f'{index.id} is a tensor; write {index.id}[...] as an index in {line!r}')
             if isinstance(index, ast.Name):
                 if sizes.setdefault(index.id, size) != size:
                     raise ValueError(f'{index.id} is {sizes[index.id]} in {owner[index.id]} and {size} in '
@@ -1276,7 +1276,13 @@ def check_gradient(
         pass  # a function that autograd does not follow
     return {name: case.errors.get(name) for name in case.names}
 
-# %% ../nbs/06_backward.ipynb #4a1765c4
+# %% ../nbs/06_backward.ipynb #1b5aca0b
+def _relu_lines(inp):
+    "The line of a ReLU, for any number of axes."
+    at = f'[{", ".join(f"i{axis}" for axis in range(inp.ndim))}]' if inp.ndim else ''
+    return f'grad_inp{at} += grad_out{at} * (inp{at} > 0)'
+
+
 register_rule(
     lin, lin_backward,
     lambda normal: [(normal(batch, n_in), normal(n_in, n_out), normal(n_out))
@@ -1287,7 +1293,7 @@ register_rule(
     einsum=['out[i, j] += inp[i, k] * w[k, j]', 'out[i, j] += b[j]'])
 register_rule(
     relu, relu_backward, lambda normal: [(normal(5, 4),), (normal(3),), (normal(2, 0),)],
-    indices=lambda inp: 'grad_inp{0} += grad_out{0} * (inp{0} > 0)'.format(['', '[i]', '[i, j]'][inp.ndim]),
+    indices=_relu_lines,
     without={'einsum': 'a ReLU is no sum of products'})
 register_rule(
     mse, mse_backward, lambda normal: [(normal(5, 1), normal(5)), (normal(1, 1), normal(1))],
