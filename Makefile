@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help course test lab bench readme clean
+.PHONY: help course test lab bench readme picture clean
 
 help:
 	@echo 'make course   run every notebook and write pages to read to _course/'
@@ -13,6 +13,7 @@ help:
 	@echo 'make test     run everything that CI runs'
 	@echo 'make bench    time the ladder, and a training step against autograd'
 	@echo 'make readme   write README.md from nbs/index.ipynb'
+	@echo 'make picture  take the picture of the stepper in README.md anew (needs Chromium and chromedriver)'
 	@echo 'make clean    remove what the others wrote, except $(VENV)'
 
 # The empty file .installed says that the environment is as these files want it.
@@ -38,6 +39,9 @@ bench: $(VENV)/.installed
 
 readme: $(VENV)/.installed
 	@$(RUN) tools/write_readme.py
+
+picture: $(VENV)/.installed
+	@$(RUN) tools/take_picture.py
 
 clean:
 	rm -rf _course build dist .pytest_cache
