@@ -11,7 +11,7 @@ help:
 	@echo 'make course   run every notebook and write pages to read to _course/'
 	@echo 'make lab      open JupyterLab on the course'
 	@echo 'make test     run everything that CI runs'
-	@echo 'make bench    time the ladder, and a training step against autograd'
+	@echo 'make bench    time the ladder, a training step against autograd, and tracing one'
 	@echo 'make readme   write README.md from nbs/index.ipynb'
 	@echo 'make picture  take the picture of the stepper in README.md anew (needs Chromium and chromedriver)'
 	@echo 'make clean    remove what the others wrote, except $(VENV)'

@@ -49,23 +49,23 @@ def _spaced(size, most):
         return list(range(size))
     return [round(i * (size - 1) / (most - 1)) for i in range(most)]
 
-# %% ../nbs/08_trace.ipynb #e2e61c41
+# %% ../nbs/08_trace.ipynb #712290d3
 def _numbers_of(
     tensor: Tensor,
     most: int = 12,  # so many rows and columns at most are kept
 ) -> Numbers:
     "Read a tensor: its digest, a sample, and the first number in it that is nan or inf."
-    shape, values = tuple(tensor.shape), tensor.detach().cpu()
-    if values.is_floating_point():
-        values = values + 0.0  # a zero may have a minus sign; its digest should not
-    width = shape[-1] if shape and values.numel() else 1
-    table = values.reshape(-1, width)
-    in_order = table.clone(memory_format=torch.contiguous_format)
-    digest = f'{zlib.crc32(in_order.view(torch.uint8).numpy().data):08x}'
+    shape, values = tuple(tensor.shape), tensor.detach()
+    table = values.reshape(-1, shape[-1] if shape and values.numel() else 1)
+    digest = 0
+    for rows in table.split(max(1, 100_000 // table.shape[1])):
+        rows = rows.cpu() + 0  # a zero may have a minus sign; its digest should not
+        in_order = rows.clone(memory_format=torch.contiguous_format)
+        digest = zlib.crc32(in_order.view(torch.uint8).numpy().data, digest)
     rows, columns = (_spaced(size, most) for size in table.shape)
     index = tuple(', '.join(map(str, _index(row, shape[:-1]))) for row in rows)
     kept = tuple(map(tuple, table[rows][:, columns].tolist()))
-    return Numbers(shape, digest, kept, index if kept else (),
+    return Numbers(shape, f'{digest:08x}', kept, index if kept else (),
                    tuple(str(column) if shape else '' for column in columns), _first_bad(values))
 
 
@@ -77,12 +77,12 @@ def _index(place, shape):
         index.insert(0, here)
     return index
 
-# %% ../nbs/08_trace.ipynb #da6f89d8
+# %% ../nbs/08_trace.ipynb #1b713ed4
 def _first_bad(values):
     "The first number that is nan or inf, and its index, in words; empty if there is none."
-    bad = ~values.isfinite()
-    if not bad.any():
+    if not values.numel() or torch.stack(values.aminmax()).isfinite().all():
         return ''
+    bad = ~values.isfinite()
     place = _index(int(bad.reshape(-1).int().argmax()), tuple(values.shape))
     where = f' at [{", ".join(map(str, place))}]' if place else ''
     return f'{values[tuple(place)].item()}{where}'
@@ -136,19 +136,19 @@ class Step:
     code: tuple[Code, ...]    # the functions that ran, the caller before the called
     faults: tuple[Fault, ...]
 
-# %% ../nbs/08_trace.ipynb #7a7f9395
+# %% ../nbs/08_trace.ipynb #a0d38390
 @dataclass(eq=False)
 class _Known:
     "A tensor of the run, and what we know of it."
     tensor: Tensor
     names: list[str]
-    copy: Tensor         # its numbers, as they were at `version`
+    copy: Tensor | Numbers  # its numbers, as they were at `version`
     version: int         # PyTorch's count of the tensor's changes in place
     born: int = 0        # the step that made it; 0 if it was there before
-    first: Tensor | None = None           # `copy` when we saw the tensor first
-    first_gradient: Tensor | None = None  # and what its `.g` held then
-    gradient: object = None               # what its `.g` holds now
-    gradient_copy: Tensor | None = None
+    first: Tensor | Numbers | None = None           # `copy` when we saw the tensor first
+    first_gradient: Tensor | Numbers | None = None  # and what its `.g` held then
+    gradient: object = None                         # what its `.g` holds now
+    gradient_copy: Tensor | Numbers | None = None
     gradient_version: int = 0
     written: '_Record | None' = None      # the step of this run that wrote its `.g` last
 
@@ -178,7 +178,7 @@ class _Record:
     missed: _Known | None = None  # whose `.g` was looked for last, and was not there
     faults: list = field(default_factory=list)
 
-# %% ../nbs/08_trace.ipynb #460cbfbf
+# %% ../nbs/08_trace.ipynb #1b55f130
 @dataclass(eq=False)
 class _Run:
     "One forward and backward pass of a model while it is watched."
@@ -203,6 +203,14 @@ class _Run:
         if self.now.place or self.now.writes or self.now.faults:
             self.records.append(self.now)
         self.start()
+
+    def let_go(self):
+        "Drop what is not needed any more and refers in circles; Python frees such things late."
+        self.frame = self.now = None
+        for record in self.records:
+            record.frame = None
+        for known in self.known.values():
+            known.written = None
 
 # %% ../nbs/08_trace.ipynb #4a336b29
 _TORCH = str(Path(torch.__file__).parent)
@@ -234,36 +242,45 @@ def _note_operands(run, values):
         elif isinstance(value, (list, tuple)):
             _note_operands(run, value)
 
-# %% ../nbs/08_trace.ipynb #3749903a
+# %% ../nbs/08_trace.ipynb #279a022c
 def _note_lines(run, frame):
     "Note at which line each function is, from the one called last up to the layer's method."
-    stack = []
-    while frame is not None and frame is not run.now.frame:
-        if not frame.f_code.co_filename.startswith(_TORCH):
-            stack.append(frame)
+    last, ran, stack = run.now.frame, run.now.ran, []
+    while frame is not None and frame is not last:
+        if _worth_showing(frame.f_code):
+            stack.append((frame.f_code, frame.f_lineno))
         frame = frame.f_back
-    for frame in reversed(stack):
-        run.now.ran.setdefault(frame.f_code, set()).add(frame.f_lineno)
+    for code, line in reversed(stack):
+        ran.setdefault(code, set()).add(line)
 
-# %% ../nbs/08_trace.ipynb #89af4317
+
+@lru_cache(maxsize=1000)
+def _worth_showing(code):
+    "Whether it is a method of a layer or a rule: no helper with an underscore, nothing of PyTorch."
+    public = code.co_name == '__call__' or not code.co_name.startswith(('_', '<'))
+    return public and not code.co_filename.startswith(_TORCH)
+
+# %% ../nbs/08_trace.ipynb #a92272be
 def _version(value):
     "PyTorch's count of a tensor's changes in place."
     return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
 def _copy(run, value):
-    "The numbers of a tensor, or of what stands in its place, as they are now."
+    "The numbers of a tensor, or of what stands in its place, as they are now; large ones are read."
     run.busy = True
     try:
         if not isinstance(value, Tensor):
             return torch.as_tensor(value)
+        if value.numel() > 1_000_000:
+            return _numbers_of(value)
         return (value.detach() if value.requires_grad else value).clone()
     except (TypeError, ValueError, RuntimeError):  # no number at all
         return torch.empty(0)
     finally:
         run.busy = False
 
-
+# %% ../nbs/08_trace.ipynb #e59ce89f
 def _know(run, tensor, name=None):
     "The tensor's entry, made if there is none; `name` is one more name for it."
     known = run.known.get(id(tensor))
@@ -275,13 +292,13 @@ def _know(run, tensor, name=None):
         known.names.append(name)
     return known
 
-# %% ../nbs/08_trace.ipynb #7424ab67
+
 def _hold_gradient(run, known, gradient):
     "Remember what a tensor's `.g` holds now."
     known.gradient, known.gradient_version = gradient, _version(gradient)
     known.gradient_copy = None if gradient is None else _copy(run, gradient)
 
-
+# %% ../nbs/08_trace.ipynb #b439dc18
 def _get_gradient(run, tensor):
     "Carry out a read of `tensor.g`, and note it."
     value = vars(tensor).get('g')
@@ -490,7 +507,7 @@ def _watching(run):
         _running.clear()
         _one_at_a_time.release()
 
-# %% ../nbs/08_trace.ipynb #01c45a99
+# %% ../nbs/08_trace.ipynb #081de3a5
 def trace_backward(
     model,         # a `Model`, or what has `layers`, `loss`, `__call__(inp, targ)`, `backward()`
     inp: Tensor,   # what goes in
@@ -503,24 +520,26 @@ def trace_backward(
         if not isinstance(value, Tensor):
             got = type(value).__name__
             raise TypeError(f'trace_backward expects a tensor for {name}, got {got}')
-    run, error = _Run(model, _places_of(model)), None
+    run = _Run(model, _places_of(model))
+    try:
+        _run_model(run, inp, targ)
+        return Trace(run)
+    except Exception as error:
+        if run.now is None:  # it never began
+            raise
+        _blame(run, error)
+        error.trace = Trace(run, error)
+        if raises:
+            error.add_note('The steps so far: error.trace, or trace_backward(..., raises=False).')
+            raise
+        return error.trace
+
+# %% ../nbs/08_trace.ipynb #a47fc77b
+def _run_model(run, inp, targ):
+    "Both passes, watched."
     for place in run.places:
         run.waiting.setdefault(id(place.layer), []).append(place)
         run.called[id(place.layer)] = []
-    try:
-        _run_model(run, inp, targ)
-    except Exception as raised:
-        error = _blame(run, raised) if run.now else raised
-    if error is None or (run.now and not raises):
-        return Trace(run, error)
-    if run.now:
-        error.trace = Trace(run, error)
-        error.add_note('The steps so far: error.trace, or trace_backward(..., raises=False).')
-    raise error
-
-# %% ../nbs/08_trace.ipynb #18dab740
-def _run_model(run, inp, targ):
-    "Both passes, watched."
     with _watching(run):
         run.frame = _getframe()
         run.start()
@@ -538,8 +557,9 @@ def _run_model(run, inp, targ):
         _note_changes(run)
         run.finish()
     _note_missing(run)
+    run.let_go()
 
-# %% ../nbs/08_trace.ipynb #ff45403a
+# %% ../nbs/08_trace.ipynb #9432b76d
 def _blame(run, error):
     "Give the error to the step that raised it, with the lines that it went through."
     stack, traceback = [], error.__traceback__
@@ -550,14 +570,14 @@ def _blame(run, error):
     guilty = next((record for record in run.records if record.frame in frames[2:]), run.now)
     first = frames.index(guilty.frame) + 1 if guilty.frame in frames else len(frames)
     for frame, line in stack[first:]:
-        if not frame.f_code.co_filename.startswith(_TORCH):
+        if _worth_showing(frame.f_code):
             guilty.ran.setdefault(frame.f_code, set()).add(line)
     if guilty.missed is not None:
         guilty.faults.append(('unwritten', guilty.missed))
     guilty.faults.append(('raised', error))
     if guilty is run.now:
         run.finish()
-    return error
+    run.let_go()
 
 # %% ../nbs/08_trace.ipynb #f3ebbf13
 def _note_missing(run):
@@ -571,7 +591,7 @@ def _note_missing(run):
             if known.written is None and known.tensor.is_floating_point():
                 last.get(place, run.records[-1]).faults.append(('missing', known))
 
-# %% ../nbs/08_trace.ipynb #23c31db1
+# %% ../nbs/08_trace.ipynb #1e63ef88
 class _Reading:
     "A run that is being turned into steps: each copy is read once, each tensor has a first name."
 
@@ -589,6 +609,8 @@ class _Reading:
                      for name, value in vars(place.layer).items() if value is known.tensor), '')
 
     def numbers(self, copy):
+        if isinstance(copy, Numbers):
+            return copy
         if id(copy) not in self.copies:
             self.copies[id(copy)] = _numbers_of(copy)
         return self.copies[id(copy)]
@@ -598,14 +620,14 @@ class _Reading:
                     if value is known), self.first[known])
         return Access(self.first[known], attribute, own, self.numbers(copy))
 
-# %% ../nbs/08_trace.ipynb #257b56ae
+# %% ../nbs/08_trace.ipynb #08823f0e
 def _step_of(reading, record):
     "A record as a `Step`."
     place, run = record.place, reading.run
     reads, writes = (tuple(reading.access(place, known, attribute, copy)
                            for (known, attribute), copy in accesses.items())
                      for accesses in (record.reads, record.writes))
-    code = tuple(_code(code, lines) for code, lines in record.ran.items() if _worth_showing(code))
+    code = tuple(_code(code, lines) for code, lines in record.ran.items())
     faults = _first_not_finite(reading, record, reads, writes) + [
         Fault(record.number, kind, _say(reading, kind, *about)) for kind, *about in record.faults]
     layer = place.label if place else type(run.model).__name__
@@ -649,11 +671,7 @@ def _say(reading, kind, about, *more):
             'changed': f'changes {name[:-2]} in place',
             'missing': f'has run, and nobody has written {name}'}[kind]
 
-# %% ../nbs/08_trace.ipynb #c0a0c5d1
-def _worth_showing(code):
-    return code.co_name == '__call__' or not code.co_name.startswith(('_', '<'))
-
-
+# %% ../nbs/08_trace.ipynb #5d6c3246
 def _code(code, lines):
     "The source of a function, and the statements of it that `lines` of its file are in."
     try:
@@ -943,7 +961,12 @@ def _plot_hung(ax, trace, chain, names, written):
                          f'{name}.g' in written, 9)
         drawn |= set(others)
 
-# %% ../nbs/08_trace.ipynb #528f63f7
+# %% ../nbs/08_trace.ipynb #e3ab0992
+class _Register(dict):
+    "Things in the order in which they came; `put` gives the place of one, a new one if need be."
+    def put(self, thing): return self.setdefault(thing, len(self))
+
+
 def _show(value): return f'{value:.4g}'  # at most four significant digits
 
 
@@ -961,12 +984,7 @@ def _sentence(step):
     did += [f'clears {_join(step.cleared)} of an earlier run'] * bool(step.cleared)
     return f'{step.layer.partition(":")[0]} {"; ".join(did) or "reads and writes nothing"}.'
 
-# %% ../nbs/08_trace.ipynb #f0bc4af6
-class _Register(dict):
-    "Things in the order in which they came; `put` gives the place of one, a new one if need be."
-    def put(self, thing): return self.setdefault(thing, len(self))
-
-
+# %% ../nbs/08_trace.ipynb #1d456fd6
 def _data(trace):
     "A trace as what JSON can hold: tensors, numbers and functions by their places in lists."
     numbers, code = _Register(), _Register()
@@ -981,10 +999,9 @@ def _data(trace):
               for at in trace.places]
     return {'title': _summary(trace).splitlines()[0], 'tensors': tensors, 'steps': steps,
             'places': places, 'numbers': [_numbers_data(held) for held in numbers],
-            'code': [{'name': name, 'source': source, 'folded': name.startswith('LayerFunction.')}
-                     for name, source in code]}
+            'code': [_code_data(name, source) for name, source in code]}
 
-# %% ../nbs/08_trace.ipynb #44aa484b
+# %% ../nbs/08_trace.ipynb #b94cd3e0
 def _step_data(trace, step, place, code):
     labels = [at.label for at in trace.places]
     reads, writes = ([(place[access.tensor], access.attribute) for access in accesses]
@@ -995,6 +1012,11 @@ def _step_data(trace, step, place, code):
             'cleared': [place[name.removesuffix('.g')] for name in step.cleared],
             'code': [(code.put((part.name, part.source)), part.lines) for part in step.code],
             'faults': [{'kind': fault.kind, 'text': fault.text} for fault in step.faults]}
+
+
+def _code_data(name, source):
+    "What all layers share is folded away at first."
+    return {'name': name, 'source': source, 'folded': name.startswith('LayerFunction.')}
 
 
 def _numbers_data(held):
