@@ -49,7 +49,7 @@ def _spaced(size, most):
         return list(range(size))
     return [round(i * (size - 1) / (most - 1)) for i in range(most)]
 
-# %% ../nbs/08_trace.ipynb #712290d3
+# %% ../nbs/08_trace.ipynb #497fa7b7
 def _numbers_of(
     tensor: Tensor,
     most: int = 12,  # so many rows and columns at most are kept
@@ -64,7 +64,7 @@ def _numbers_of(
         digest = zlib.crc32(in_order.view(torch.uint8).numpy().data, digest)
     rows, columns = (_spaced(size, most) for size in table.shape)
     index = tuple(', '.join(map(str, _index(row, shape[:-1]))) for row in rows)
-    kept = tuple(map(tuple, table[rows][:, columns].tolist()))
+    kept = tuple(map(tuple, (table[rows][:, columns] + 0).tolist()))
     return Numbers(shape, f'{digest:08x}', kept, index if kept else (),
                    tuple(str(column) if shape else '' for column in columns), _first_bad(values))
 
@@ -178,7 +178,7 @@ class _Record:
     missed: _Known | None = None  # whose `.g` was looked for last, and was not there
     faults: list = field(default_factory=list)
 
-# %% ../nbs/08_trace.ipynb #1b55f130
+# %% ../nbs/08_trace.ipynb #460cbfbf
 @dataclass(eq=False)
 class _Run:
     "One forward and backward pass of a model while it is watched."
@@ -203,14 +203,6 @@ class _Run:
         if self.now.place or self.now.writes or self.now.faults:
             self.records.append(self.now)
         self.start()
-
-    def let_go(self):
-        "Drop what is not needed any more and refers in circles; Python frees such things late."
-        self.frame = self.now = None
-        for record in self.records:
-            record.frame = None
-        for known in self.known.values():
-            known.written = None
 
 # %% ../nbs/08_trace.ipynb #4a336b29
 _TORCH = str(Path(torch.__file__).parent)
@@ -534,7 +526,7 @@ def trace_backward(
             raise
         return error.trace
 
-# %% ../nbs/08_trace.ipynb #a47fc77b
+# %% ../nbs/08_trace.ipynb #b365248b
 def _run_model(run, inp, targ):
     "Both passes, watched."
     for place in run.places:
@@ -557,9 +549,9 @@ def _run_model(run, inp, targ):
         _note_changes(run)
         run.finish()
     _note_missing(run)
-    run.let_go()
+    _let_go(run)
 
-# %% ../nbs/08_trace.ipynb #9432b76d
+# %% ../nbs/08_trace.ipynb #19d07541
 def _blame(run, error):
     "Give the error to the step that raised it, with the lines that it went through."
     stack, traceback = [], error.__traceback__
@@ -577,9 +569,9 @@ def _blame(run, error):
     guilty.faults.append(('raised', error))
     if guilty is run.now:
         run.finish()
-    run.let_go()
+    _let_go(run)
 
-# %% ../nbs/08_trace.ipynb #f3ebbf13
+# %% ../nbs/08_trace.ipynb #6f321e87
 def _note_missing(run):
     "Note the gradients that nobody wrote: of what one layer gave to another, and of parameters."
     last = {record.place: record for record in run.records if record.phase == 'backward'}
@@ -590,6 +582,15 @@ def _note_missing(run):
         for known in passed + own * hasattr(place.layer, 'parameters'):
             if known.written is None and known.tensor.is_floating_point():
                 last.get(place, run.records[-1]).faults.append(('missing', known))
+
+
+def _let_go(run):
+    "Drop what is not needed any more and refers in circles; Python frees such things late."
+    run.frame = run.now = None
+    for record in run.records:
+        record.frame = None
+    for known in run.known.values():
+        known.written = None
 
 # %% ../nbs/08_trace.ipynb #1e63ef88
 class _Reading:
@@ -984,7 +985,7 @@ def _sentence(step):
     did += [f'clears {_join(step.cleared)} of an earlier run'] * bool(step.cleared)
     return f'{step.layer.partition(":")[0]} {"; ".join(did) or "reads and writes nothing"}.'
 
-# %% ../nbs/08_trace.ipynb #1d456fd6
+# %% ../nbs/08_trace.ipynb #975c40bb
 def _data(trace):
     "A trace as what JSON can hold: tensors, numbers and functions by their places in lists."
     numbers, code = _Register(), _Register()
@@ -994,14 +995,12 @@ def _data(trace):
         for tensor in trace.tensors]
     place = {tensor.names[0]: number for number, tensor in enumerate(trace.tensors)}
     steps = [_step_data(trace, step, place, code) for step in trace.steps]
-    places = [{'name': at.name, 'label': at.label, 'inputs': [place[name] for name in at.inputs],
-               'parameters': [place[name] for name in at.parameters], 'out': place.get(at.out)}
-              for at in trace.places]
+    places = [_place_data(at, place) for at in trace.places]
     return {'title': _summary(trace).splitlines()[0], 'tensors': tensors, 'steps': steps,
             'places': places, 'numbers': [_numbers_data(held) for held in numbers],
             'code': [_code_data(name, source) for name, source in code]}
 
-# %% ../nbs/08_trace.ipynb #b94cd3e0
+# %% ../nbs/08_trace.ipynb #63522e27
 def _step_data(trace, step, place, code):
     labels = [at.label for at in trace.places]
     reads, writes = ([(place[access.tensor], access.attribute) for access in accesses]
@@ -1012,6 +1011,11 @@ def _step_data(trace, step, place, code):
             'cleared': [place[name.removesuffix('.g')] for name in step.cleared],
             'code': [(code.put((part.name, part.source)), part.lines) for part in step.code],
             'faults': [{'kind': fault.kind, 'text': fault.text} for fault in step.faults]}
+
+# %% ../nbs/08_trace.ipynb #3efc7adb
+def _place_data(at, place):
+    return {'name': at.name, 'label': at.label, 'inputs': [place[name] for name in at.inputs],
+            'parameters': [place[name] for name in at.parameters], 'out': place.get(at.out)}
 
 
 def _code_data(name, source):
