@@ -845,17 +845,13 @@ def _summary(trace):
               for fault in trace.faults]
     return '\n  '.join([f'{line}, {len(faults)} fault{"s" * (len(faults) > 1)}:', *faults])
 
-# %% ../nbs/08_trace.ipynb #ca010463
+# %% ../nbs/08_trace.ipynb #3af9be84
+@dataclass(frozen=True, repr=False)
 class Table:
     "Rows of text under a header, with notes below a row; for a terminal and for a notebook."
-
-    def __init__(
-        self,
-        header: tuple[str, ...],
-        rows: list[tuple[str, ...]],
-        notes: dict[int, list[str]],  # by the number of the row that they belong to
-    ):
-        self.header, self.rows, self.notes = header, rows, notes
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    notes: dict[int, list[str]]  # by the number of the row that they belong to
 
     def __repr__(self):
         table = [self.header, *self.rows]
