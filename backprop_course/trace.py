@@ -436,18 +436,26 @@ def _code_of(layer_class, method):
                         f'such as a LayerFunction, got {layer_class.__name__}')
     return function.__code__
 
-# %% ../nbs/08_trace.ipynb #9a4aca4a
+# %% ../nbs/08_trace.ipynb #79e1a2f4
 def _parameters(layer):
     "A layer's parameters by name; if it lists none, its tensors that are no memory of a call."
-    attributes = {name: value for name, value in vars(layer).items() if isinstance(value, Tensor)}
+    attributes = _attributes(layer)
     if not hasattr(layer, 'parameters'):
         memory = {'inp', 'out', 'targ'}
         return [(name, value) for name, value in attributes.items() if name not in memory]
     names = {id(value): name for name, value in attributes.items()}
-    return [(names.get(id(value), f'parameters()[{i}]'), value)
+    return [(names.get(id(value), f'parameters[{i}]'), value)
             for i, value in enumerate(layer.parameters())]
 
-# %% ../nbs/08_trace.ipynb #57c73833
+
+def _attributes(layer):
+    "The tensors that a layer holds, and those of a layer that it holds: {'w': ...}, {'layer.w': ...}."
+    held = getattr(layer, '__dict__', {})
+    inner = {f'{name}.{own}': value for name, part in held.items() if isinstance(part, LayerFunction)
+             for own, value in _attributes(part).items()}
+    return inner | {name: value for name, value in held.items() if isinstance(value, Tensor)}
+
+# %% ../nbs/08_trace.ipynb #2882582a
 def _places_of(model):
     "The layers of a model and its loss, each with a short name: L1, R, L2, M."
     if not all(hasattr(model, name) for name in ('layers', 'loss', 'backward')):
@@ -468,7 +476,10 @@ def _places_of(model):
 def _describe(layer):
     "What the layer says of itself, or its class and the shape of its first parameter: Lin(64, 50)."
     if type(layer).__repr__ is not object.__repr__:
-        text = ' '.join(repr(layer).split())
+        try:
+            text = ' '.join(repr(layer).split())
+        except Exception:  # a trace has to show models that are not finished, too
+            text = type(layer).__name__
         return text if len(text) <= 40 else f'{text[:39]}…'
     shapes = [tuple(parameter.shape) for _, parameter in _parameters(layer)]
     return f'{type(layer).__name__}({", ".join(map(str, shapes[0] if shapes else ()))})'
@@ -592,7 +603,7 @@ def _let_go(run):
     for known in run.known.values():
         known.written = None
 
-# %% ../nbs/08_trace.ipynb #1e63ef88
+# %% ../nbs/08_trace.ipynb #507b22b1
 class _Reading:
     "A run that is being turned into steps: each copy is read once, each tensor has a first name."
 
@@ -605,9 +616,9 @@ class _Reading:
             self.first[known] = name
 
     def find(self, known):
-        "The name of a tensor that no layer was given: where a layer holds it from an earlier run."
-        return next((f'{place.name}.{name} (earlier)' for place in self.run.places
-                     for name, value in vars(place.layer).items() if value is known.tensor), '')
+        "The name of a tensor that no layer of the model was given: where one of them holds it."
+        return next((f'{place.name}.{name} (inside)' for place in self.run.places
+                     for name, value in _attributes(place.layer).items() if value is known.tensor), '')
 
     def numbers(self, copy):
         if isinstance(copy, Numbers):
