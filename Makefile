@@ -5,15 +5,16 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help course test fuzz lab bench readme clean
+.PHONY: help course test fuzz lab bench readme picture clean
 
 help:
 	@echo 'make course   run every notebook and write pages to read to _course/'
 	@echo 'make lab      open JupyterLab on the course'
 	@echo 'make test     run everything that CI runs'
 	@echo 'make fuzz     try each property of tests/test_properties.py on 20,000 random examples, or EXAMPLES=50000'
-	@echo 'make bench    time the ladder, and a training step against autograd'
+	@echo 'make bench    time the ladder, a training step against autograd, and tracing one'
 	@echo 'make readme   write README.md from nbs/index.ipynb'
+	@echo 'make picture  take the picture of the stepper in README.md anew (needs Chromium and chromedriver)'
 	@echo 'make clean    remove what the others wrote, except $(VENV)'
 
 # The empty file .installed says that the environment is as these files want it.
@@ -43,6 +44,9 @@ bench: $(VENV)/.installed
 
 readme: $(VENV)/.installed
 	@$(RUN) tools/write_readme.py
+
+picture: $(VENV)/.installed
+	@$(RUN) tools/take_picture.py
 
 clean:
 	rm -rf _course build dist .pytest_cache .hypothesis

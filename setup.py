@@ -29,6 +29,7 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=[settings['lib_name']],
+    package_data={settings['lib_name']: ['*.css', '*.js']},
     python_requires=f'>={settings["min_python"]}',
     install_requires=settings['requirements'].split(),
     extras_require={'course': course, 'dev': course + settings['dev_requirements'].split()},

@@ -1,4 +1,4 @@
-"""Measure the speed ladder, and a training step of the two-layer model against autograd.
+"""Measure the speed ladder, a training step of the two-layer model against autograd, and what tracing it costs.
 
     python bench/speed.py                            all sizes (about two minutes)
     python bench/speed.py --sizes 64,784,50 --repeats 101
@@ -15,11 +15,13 @@ from backprop_course.broadcasting import matmul_broadcast
 from backprop_course.einsum import matmul_einsum, time_ladder
 from backprop_course.matmul import matmul_elementwise, matmul_loops
 from backprop_course.modules import Lin, Model, Relu
+from backprop_course.trace import trace_backward
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-SIZES = [(200, 100, 50), (64, 784, 50), (1024, 784, 256), (50000, 784, 50)]
+SIZES = [(50, 64, 50), (200, 100, 50), (64, 784, 50), (1024, 784, 256), (50000, 784, 50)]
 NAMES = ['autograd', 'functions', 'layers']
+TRACED = ['layers', 'traced', 'read']
 
 
 def training_steps(batch: int, n_in: int, n_hidden: int, needs_inp_grad: bool) -> dict[str, Callable[[], list[Tensor]]]:
@@ -57,6 +59,27 @@ def training_steps(batch: int, n_in: int, n_hidden: int, needs_inp_grad: bool) -
     return dict(zip(NAMES, [autograd, functions, layers]))
 
 
+def traced_steps(batch: int, n_in: int, n_hidden: int) -> dict[str, Callable]:
+    "A training step by the layers, the same step traced, and traced and read: the steps with their words and digests."
+    generator = torch.Generator().manual_seed(0)
+    inp, targ = torch.randn(batch, n_in, generator=generator), torch.randn(batch, generator=generator)
+    w1, w2 = torch.randn(n_in, n_hidden, generator=generator), torch.randn(n_hidden, 1, generator=generator)
+    model = Model([Lin(w1, torch.zeros(n_hidden)), Relu(), Lin(w2, torch.zeros(1))])
+
+    def layers():
+        model(inp, targ)
+        model.backward()
+        return [tensor.g for tensor in (inp, *model.parameters())]
+
+    def traced():
+        trace_backward(model, inp, targ)
+        return [tensor.g for tensor in (inp, *model.parameters())]
+
+    for own, watched in zip(layers(), traced(), strict=True):
+        assert_close(watched, own, rtol=0, atol=0)  # to the last bit
+    return dict(zip(TRACED, [layers, traced, lambda: trace_backward(model, inp, targ).steps]))
+
+
 def check_agreement(steps: dict[str, Callable[[], list[Tensor]]]) -> None:
     "Raise `AssertionError` unless all steps give the same gradients; run twice, so that nothing may add up."
     for name, step in steps.items():
@@ -67,7 +90,8 @@ def check_agreement(steps: dict[str, Callable[[], list[Tensor]]]) -> None:
 
 def measure(steps: dict[str, Callable], repeats: int, seconds: float = .02) -> dict[str, list[float]]:
     "Seconds a call, `repeats` times. The steps take turns, so that a machine that slows down slows all of them."
-    calls = max(1, round(seconds / min(seconds_of(steps['autograd'], 1) for _ in range(5))))
+    first = next(iter(steps.values()))
+    calls = max(1, round(seconds / min(seconds_of(first, 1) for _ in range(5))))
     times = {name: [] for name in steps}
     for repeat in range(repeats):
         turn = list(steps.items())
@@ -85,10 +109,11 @@ def seconds_of(step: Callable, calls: int) -> float:
 
 
 def row(size: tuple[int, int, int], times: dict[str, list[float]]) -> str:
-    "A line of the table: median times, and the ratios to autograd, turn by turn, with their quartiles."
-    cells = ['{:>6} {:>5} {:>6}'.format(*size), *(f'{median(times[name]) * 1e6:>10,.0f}' for name in NAMES)]
-    for name in NAMES[1:]:
-        low, middle, high = quantiles([own / peer for own, peer in zip(times[name], times['autograd'])], n=4)
+    "A line of a table: median times, and the ratios to the first, turn by turn, with their quartiles."
+    cells = ['{:>6} {:>5} {:>6}'.format(*size), *(f'{median(values) * 1e6:>10,.0f}' for values in times.values())]
+    first, *others = times.values()
+    for values in others:
+        low, middle, high = quantiles([own / peer for own, peer in zip(values, first)], n=4)
         cells.append(f'{middle:>6.2f} ({low:.2f} to {high:.2f})')
     return ' '.join(cells)
 
@@ -108,6 +133,17 @@ def show_training_steps(sizes: list[tuple[int, int, int]], repeats: int) -> None
             steps = training_steps(*size, needs_inp_grad)
             check_agreement(steps)
             print(row(size, measure(steps, repeats)), flush=True)
+
+
+def show_tracing(sizes: list[tuple[int, int, int]], repeats: int) -> None:
+    print(f'\nThe same training step under trace_backward of chapter 08:\n'
+          f'  layers  Model([Lin, Relu, Lin]), not traced\n'
+          f'  traced  trace_backward\n'
+          f'  read    trace_backward, and the steps of the trace: digests, samples, words\n'
+          f'Microseconds a step, the median of {repeats} turns; then the ratio to layers, its median and quartiles.\n\n'
+          f'{"batch":>6} {"in":>5} {"hidden":>6} {"layers":>10} {"traced":>10} {"read":>10} {"traced/layers":>21} {"read/layers":>21}')
+    for size in sizes:
+        print(row(size, measure(traced_steps(*size), repeats)), flush=True)
 
 
 def show_ladder() -> None:
@@ -135,6 +171,7 @@ def main() -> None:
     if not options.no_ladder:
         show_ladder()
     show_training_steps(options.sizes, options.repeats)
+    show_tracing(options.sizes, options.repeats)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,18 @@ from packaging.utils import canonicalize_name
 from run_notebooks import ROOT
 from structure import PACKAGE
 
+DATA = sorted(path.name for kind in ('css', 'js') for path in (ROOT / PACKAGE).glob(f'*.{kind}'))
 MODULES = sorted(path.stem for path in (ROOT / PACKAGE).glob('*.py') if not path.stem.startswith('_'))
+
+
+# What only works where the style and the script of the stepper were installed, too.
+STEPPER = f'''
+import torch
+from {PACKAGE}.modules import Lin, Model
+from {PACKAGE}.trace import trace_backward
+trace = trace_backward(Model([Lin(torch.ones(2, 1), torch.ones(1))]), torch.ones(3, 2), torch.ones(3))
+assert 'attachShadow' in trace._repr_html_()
+'''
 
 
 def read_settings():
@@ -61,7 +72,7 @@ def test_sdist(distributions):
     with tarfile.open(distributions[0]) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
     wanted = {'README.md', 'LICENSE', 'settings.ini', 'constraints.txt', 'setup.py', 'nbs/index.ipynb', 'tests/conftest.py',
-              'tools/run_notebooks.py', *(f'{PACKAGE}/{module}.py' for module in MODULES)}
+              'tools/run_notebooks.py', *(f'{PACKAGE}/{name}' for name in DATA), *(f'{PACKAGE}/{module}.py' for module in MODULES)}
     insist(not wanted - names, f'the source distribution lacks {sorted(wanted - names)}: see MANIFEST.in')
     strays = sorted(name for name in names if {'.venv', '_course', '__pycache__'} & set(name.split('/')))
     insist(not strays, f'the source distribution holds {strays}: see MANIFEST.in')
@@ -73,7 +84,7 @@ def test_wheel(distributions):
         metadata = message_from_bytes(archive.read(next(name for name in names if name.endswith('.dist-info/METADATA'))))
     settings = read_settings()
     files = {name for name in names if '.dist-info/' not in name}
-    assert files == {f'{PACKAGE}/{module}.py' for module in [*MODULES, '__init__', '_modidx']}
+    assert files == {f'{PACKAGE}/{name}' for name in [*DATA, *(f'{module}.py' for module in [*MODULES, '__init__', '_modidx'])]}
     assert any(name.endswith('LICENSE') for name in names)
     assert (metadata['Name'], metadata['Version']) == (settings['lib_name'], settings['version'])
     assert metadata['Requires-Python'] == f'>={settings["min_python"]}'
@@ -96,6 +107,7 @@ def test_wheel_alone(distributions, tmp_path):
     run('-m', 'pip', 'install', '--quiet', '--constraint', ROOT / 'constraints.txt', distributions[1])
     for module in MODULES:
         run('-c', f'from {PACKAGE}.{module} import *')
+    run('-c', STEPPER)
     installed = run('-c', 'from importlib.metadata import distributions as all\nfor one in all(): print(one.name)')
     names = {canonicalize_name(name) for name in installed.split()}
     own = {canonicalize_name(requirement.name) for requirement in requirements()['']}

@@ -114,8 +114,8 @@ def write_page(run: Run, folder: Path) -> Path:
         for output in cell.get('outputs', []):
             if latex := output.get('data', {}).pop('text/latex', None):
                 output.data['text/html'] = mathematics_to_mathml(latex)
-    exporter = HTMLExporter(mathjax_url='', require_js_url='', jquery_url='', mermaid_js_url='')
-    page, _ = exporter.from_notebook_node(shown, resources={'metadata': {'name': run.path.stem}})
+    exporter = HTMLExporter(mathjax_url='', require_js_url='', jquery_url='', mermaid_js_url='', embed_images=True)
+    page, _ = exporter.from_notebook_node(shown, resources={'metadata': {'name': run.path.stem, 'path': str(run.path.parent)}})
     target = folder / f'{run.path.stem}.html'
     target.write_text(page, encoding='utf-8')
     return target

@@ -3,7 +3,8 @@
     python tools/write_readme.py          write it
     python tools/write_readme.py --check  change nothing; exit with status 1 if it is not current
 
-Text cells come as they are, with links that are right from README.md. Code cells come as Python, with what they
+Text cells come as they are, with links that are right from README.md; a picture that a text shows must be there
+already (`make picture` takes the one of the stepper). Code cells come as Python, with what they
 printed below. A code cell with the line `#| echo: false` shows only its output, one with `#| hide` nothing.
 """
 import argparse
@@ -62,15 +63,26 @@ def check_address(readme: str) -> None:
             sys.exit(f'{SOURCE} says "git clone {address}", but git_url in settings.ini is {settings["DEFAULT"]["git_url"]}')
 
 
+def shown_by_text(readme: str, written: dict[str, bytes]) -> set[str]:
+    "The pictures in docs/images/ that a text shows and no cell drew; exits with a message if one is not there."
+    shown = set(re.findall(rf'\]\(({IMAGES}/[^)\s]+)', readme)) - written.keys()
+    missing = sorted(path for path in shown if not (ROOT / path).is_file())
+    if missing:
+        sys.exit(f'{SOURCE} shows {", ".join(missing)}, which is not there. Run: make picture')
+    return shown
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--check', action='store_true', help='only say whether README.md is current')
     options = parser.parse_args()
 
     files = render(nbformat.read(ROOT / SOURCE, as_version=4))
-    check_address(files['README.md'].decode())
+    readme = files['README.md'].decode()
+    check_address(readme)
+    kept = shown_by_text(readme, files)
     there = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in [ROOT / 'README.md', *(ROOT / IMAGES).glob('*.png')]
-             if path.exists()}
+             if path.exists() and path.relative_to(ROOT).as_posix() not in kept}
     if files == there:
         return print('README.md is current.')
     if options.check:
