@@ -19,6 +19,7 @@
 
   const size = numbers => numbers.shape.length ? numbers.shape.join(' × ') : '';
   const index = (numbers, row, column) => [numbers.rows[row], numbers.columns[column]].filter(part => part !== '').join(', ');
+  const isUnread = numbers => numbers.digest === 'unread';  // complex or sparse numbers, for instance
   const isOdd = text => !Number.isFinite(Number(text));
 
   // ---- Numbers as a small picture
@@ -32,6 +33,7 @@
 
   function describe(name, numbers) {
     const values = numbers.values.flat();
+    if (isUnread(numbers)) return `${name}, ${size(numbers) || 'one number'}: numbers that cannot be shown`;
     if (!values.length) return `${name}, ${size(numbers) || 'one number'}: no numbers`;
     if (numbers.complete && values.length <= 36) {
       const rows = numbers.values.map((row, place) => (numbers.rows[place] ? `row ${numbers.rows[place]}: ` : '') + row.join(', '));
@@ -116,7 +118,8 @@
         if (!numbers) return part.append(make('div', {class: 'none'}, attribute ? 'not written' : 'not made yet'));
         part.append(heatMap(name, numbers, readout));
         const drawn = numbers.values.length, across = drawn ? numbers.values[0].length : 0;
-        if (!numbers.values.flat().length) part.append(make('div', {class: 'sampled'}, 'empty'));
+        if (isUnread(numbers)) part.append(make('div', {class: 'sampled'}, 'cannot be shown'));
+        else if (!numbers.values.flat().length) part.append(make('div', {class: 'sampled'}, 'empty'));
         else if (!numbers.complete) part.append(make('div', {class: 'sampled'}, `${drawn * across} of ${numbers.shape.reduce((a, b) => a * b, 1)} shown`));
         if (numbers.bad) part.append(make('div', {class: 'sampled'}, `first ${numbers.bad}`));
       }};
@@ -320,6 +323,13 @@
   function fill(host) {
     host.dataset.ready = '';
     const trace = JSON.parse(host.querySelector('script[type="application/json"]').textContent);
+    const split = (text, count) => count ? text.split('|') : [];
+    for (const numbers of trace.numbers) {  // one text a row, which makes the page smaller
+      const rows = numbers.values.length;
+      numbers.columns = split(numbers.columns, numbers.shape.length ? numbers.shape.at(-1) : rows);
+      numbers.rows = split(numbers.rows, rows);
+      numbers.values = numbers.values.map(row => split(row, numbers.columns.length));
+    }
     const shadow = host.attachShadow({mode: 'open'}), {root, redraw} = stepper(trace);
     shadow.append(make('style', {}, trace.style), root);
     const theme = () => root.classList.toggle('dark', isDark());
