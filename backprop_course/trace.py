@@ -32,7 +32,7 @@ from .modules import LayerFunction, Lin, Mse, Relu, _add_gradients, _ready
 class Numbers:
     "What a tensor held at one moment: all numbers where they are few, else evenly spaced ones."
     shape: tuple[int, ...]
-    digest: str  # of all its numbers; `unread` if they are of a kind that we cannot show
+    digest: str  # of all its numbers in order and of their dtype, not of the shape; or `unread`
     values: tuple[tuple[float, ...], ...] = ()  # the numbers kept, in rows along the last axis
     rows: tuple[str, ...] = ()     # the index of each row: '3', or '0, 3' if there are three axes
     columns: tuple[str, ...] = ()  # the index of each column; '' in a tensor without axes
@@ -708,6 +708,7 @@ class _Reading:
 
     def __init__(self, run):
         self.run, self.copies, self.bad, self.first = run, {}, None, {}
+        self.most = 12 if len(run.history) <= 20 else 8  # many tensors are shown smaller
         for number, known in enumerate(run.known.values(), start=1):
             name = (known.names or [self.find(known) or f'tensor{number}'])[0]
             while name in self.first.values():
@@ -723,7 +724,7 @@ class _Reading:
         if isinstance(copy, Numbers):
             return copy
         if id(copy) not in self.copies:
-            self.copies[id(copy)] = _numbers_of(copy)
+            self.copies[id(copy)] = _numbers_of(copy, self.most)
         return self.copies[id(copy)]
 
     def access(self, place, known, attribute, copy):
@@ -1021,65 +1022,6 @@ def _written(access):
     unread = ', numbers that cannot be shown' if access.digest == 'unread' else ''
     return f'{access.name} ({", ".join(map(str, access.shape))}){own}{unread}'
 
-# %% ../nbs/08_trace.ipynb #20d0aaeb
-def _plot(trace, ax):
-    "The chain of tensors with all their names, forward arrows above, backward arrows below."
-    import matplotlib.pyplot as plt
-    chain = _chain(trace)
-    if ax is None:
-        _, ax = plt.subplots(figsize=(max(4, 2.1 * len(chain)), 3.6), layout='constrained')
-    names = {tensor.names[0]: tensor.names for tensor in trace.tensors}
-    written = {access.name for step in trace.steps for access in step.writes}
-    for place, tensor in enumerate(chain):
-        _plot_tensor(ax, place, 0, names[tensor], f'{tensor}.g' in written, 11)
-    for layer in trace.places:
-        ends = [chain.index(tensor) for tensor in (layer.inputs[0], layer.out) if tensor in chain]
-        for step in trace.steps:
-            if step.layer == layer.label and len(ends) == 2:
-                _plot_arrow(ax, ends, step)
-    _plot_hung(ax, trace, chain, names, written)
-    ax.set(xlim=(-0.6, len(chain) - 0.4), ylim=(-2.1, 1.05))
-    ax.axis('off')
-    return ax
-
-
-def _chain(trace):
-    "The tensors that layers hand on, in order."
-    ends = [end for place in trace.places for end in (*place.inputs[:1], place.out) if end]
-    return list(dict.fromkeys(ends))
-
-# %% ../nbs/08_trace.ipynb #d5326143
-def _plot_tensor(ax, x, y, names, has_gradient, size):
-    "A box with all the names of a tensor; a thick edge says that its `.g` was written."
-    text = names[0] + ''.join(f'\nis {name}' for name in names[1:])
-    box = dict(boxstyle='round,pad=0.35', fc='white', ec='black', lw=2.4 if has_gradient else 0.9)
-    ax.text(x, y, text, ha='center', va='center', family='monospace', fontsize=size, bbox=box,
-            zorder=3)
-
-
-def _plot_arrow(ax, ends, step):
-    "The arrow of a step, with its number and its layer."
-    forward = step.phase == 'forward'
-    start, end = ends if forward else ends[::-1]
-    height, color, style = (0.34, '#0072B2', '-') if forward else (-0.34, '#D55E00', '--')
-    turn = 0.2 if end > start else -0.2
-    ax.annotate('', (end - turn, height), (start + turn, height), zorder=2, arrowprops=dict(
-        arrowstyle='-|>', color=color, lw=2, ls=style, connectionstyle='arc3,rad=-0.3'))
-    ax.text((start + end) / 2, 2.4 * height, f'{step.number}  {step.layer.partition(":")[0]}',
-            ha='center', va='center', color=color, fontsize=11)
-
-# %% ../nbs/08_trace.ipynb #83b14ed5
-def _plot_hung(ax, trace, chain, names, written):
-    "The tensors that are not in the chain, below the first layer that uses them."
-    drawn = set(chain)
-    for layer in trace.places:
-        ends = [chain.index(tensor) for tensor in (*layer.inputs[:1], layer.out) if tensor in chain]
-        others = [name for name in (*layer.inputs[1:], *layer.parameters) if name not in drawn]
-        for number, name in enumerate(others):
-            _plot_tensor(ax, sum(ends) / len(ends), -1.25 - 0.48 * number, names[name],
-                         f'{name}.g' in written, 9)
-        drawn |= set(others)
-
 # %% ../nbs/08_trace.ipynb #e3ab0992
 class _Register(dict):
     "Things in the order in which they came; `put` gives the place of one, a new one if need be."
@@ -1179,3 +1121,62 @@ body {{ margin: 1rem; font-family: system-ui, sans-serif; }}
 </body>
 </html>
 '''
+
+# %% ../nbs/08_trace.ipynb #20d0aaeb
+def _plot(trace, ax):
+    "The chain of tensors with all their names, forward arrows above, backward arrows below."
+    import matplotlib.pyplot as plt
+    chain = _chain(trace)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(max(4, 2.1 * len(chain)), 3.6), layout='constrained')
+    names = {tensor.names[0]: tensor.names for tensor in trace.tensors}
+    written = {access.name for step in trace.steps for access in step.writes}
+    for place, tensor in enumerate(chain):
+        _plot_tensor(ax, place, 0, names[tensor], f'{tensor}.g' in written, 11)
+    for layer in trace.places:
+        ends = [chain.index(tensor) for tensor in (layer.inputs[0], layer.out) if tensor in chain]
+        for step in trace.steps:
+            if step.layer == layer.label and len(ends) == 2:
+                _plot_arrow(ax, ends, step)
+    _plot_hung(ax, trace, chain, names, written)
+    ax.set(xlim=(-0.6, len(chain) - 0.4), ylim=(-2.1, 1.05))
+    ax.axis('off')
+    return ax
+
+
+def _chain(trace):
+    "The tensors that layers hand on, in order."
+    ends = [end for place in trace.places for end in (*place.inputs[:1], place.out) if end]
+    return list(dict.fromkeys(ends))
+
+# %% ../nbs/08_trace.ipynb #d5326143
+def _plot_tensor(ax, x, y, names, has_gradient, size):
+    "A box with all the names of a tensor; a thick edge says that its `.g` was written."
+    text = names[0] + ''.join(f'\nis {name}' for name in names[1:])
+    box = dict(boxstyle='round,pad=0.35', fc='white', ec='black', lw=2.4 if has_gradient else 0.9)
+    ax.text(x, y, text, ha='center', va='center', family='monospace', fontsize=size, bbox=box,
+            zorder=3)
+
+
+def _plot_arrow(ax, ends, step):
+    "The arrow of a step, with its number and its layer."
+    forward = step.phase == 'forward'
+    start, end = ends if forward else ends[::-1]
+    height, color, style = (0.34, '#0072B2', '-') if forward else (-0.34, '#D55E00', '--')
+    turn = 0.2 if end > start else -0.2
+    ax.annotate('', (end - turn, height), (start + turn, height), zorder=2, arrowprops=dict(
+        arrowstyle='-|>', color=color, lw=2, ls=style, connectionstyle='arc3,rad=-0.3'))
+    ax.text((start + end) / 2, 2.4 * height, f'{step.number}  {step.layer.partition(":")[0]}',
+            ha='center', va='center', color=color, fontsize=11)
+
+# %% ../nbs/08_trace.ipynb #83b14ed5
+def _plot_hung(ax, trace, chain, names, written):
+    "The tensors that are not in the chain, below the first layer that uses them."
+    drawn = set(chain)
+    for layer in trace.places:
+        ends = [chain.index(tensor) for tensor in (*layer.inputs[:1], layer.out) if tensor in chain]
+        others = [name for name in (*layer.inputs[1:], *layer.parameters) if name not in drawn]
+        for number, name in enumerate(others):
+            _plot_tensor(ax, sum(ends) / len(ends), -1.25 - 0.48 * number, names[name],
+                         f'{name}.g' in written, 9)
+        drawn |= set(others)

@@ -319,7 +319,8 @@ def test_pickle():
 def test_size():
     generator = torch.Generator().manual_seed(0)
     layers = [layer for _ in range(25) for layer in (Lin(torch.randn(50, 50, generator=generator) / 7, torch.zeros(50)), Relu())]
-    trace = trace_backward(Model([*layers, Lin(torch.ones(50, 1), torch.zeros(1))]), torch.ones(50, 50), torch.ones(50))
+    inp, targ = torch.randn(50, 50, generator=generator), torch.randn(50, generator=generator)
+    trace = trace_backward(Model([*layers, Lin(torch.ones(50, 1), torch.zeros(1))]), inp, targ)
     assert len(trace.places) == 52 and len(trace._repr_html_()) < 300_000
 
 
