@@ -439,7 +439,7 @@ def _watch_call(run, layer, phase, method, args, options):
         return method(layer, *args, **options)
     if run.now.writes or run.now.faults:  # by the model itself, since its last layer
         run.finish()
-    place = _place_forward(run, layer) if phase == 'forward' else _place_backward(run, layer)
+    place = _forward_place(run, layer) if phase == 'forward' else _backward_place(run, layer)
     run.start(place, _getframe(), phase)
     if phase == 'forward':
         _note_arguments(run, place, (*args, *options.values()))
@@ -462,7 +462,7 @@ def _note_output(run, place, out):
     run.now.writes[known, ''] = known.copy
 
 # %% ../nbs/08_trace.ipynb #ccb9612a
-def _place_forward(run, layer):
+def _forward_place(run, layer):
     "Where in the model this call is; a layer called more often than it is listed gets new places."
     if run.waiting[id(layer)]:
         place = run.waiting[id(layer)].pop(0)
@@ -474,7 +474,7 @@ def _place_forward(run, layer):
     return place
 
 
-def _place_backward(run, layer):
+def _backward_place(run, layer):
     "The layer's last call that has not run backward yet."
     places = run.called[id(layer)]
     if not places:  # it never ran forward
