@@ -798,13 +798,18 @@ def _code(code, lines):
 
 def _statement(source, line):
     "The innermost statement that `line` is in, in a list; an empty list if there is none."
-    try:
-        nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
-    except SyntaxError:
-        return []
+    nodes = _all_statements(source)
     around = [(node.end_lineno - node.lineno, hasattr(node, 'body'), place)
               for place, node in enumerate(nodes) if node.lineno <= line <= node.end_lineno]
     return [nodes[min(around)[-1]]] if around else []
+
+
+@lru_cache(maxsize=200)
+def _all_statements(source):
+    try:
+        return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
+    except SyntaxError:
+        return []
 
 # %% ../nbs/08_trace.ipynb #97ed0d92
 def _span(node):
@@ -1084,7 +1089,7 @@ def _code_data(name, source):
 
 
 def _numbers_data(held):
-    "Rows, columns and each row of values as one text: a page with many tensors is half as large."
+    "Rows, columns and each row of values as one text, which takes less room than lists."
     return {'shape': held.shape, 'digest': held.digest, 'bad': held.bad, 'complete': held.complete,
             'rows': '|'.join(held.rows), 'columns': '|'.join(held.columns),
             'values': ['|'.join(map(_show, row)) for row in held.values]}
