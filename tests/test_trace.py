@@ -130,6 +130,11 @@ def test_a_layer_of_no_model_is_left_alone():
 
     assert len(traced(model(Holds())).steps) == 8
 
+    class Extra(Model):
+        def __call__(self, inp, targ): return super().__call__(Relu()(inp), targ)
+
+    assert len(traced(Extra(model().layers)).steps) == 8
+
 
 def test_a_default_of_the_learners_is_put_back():
     class Asks(Relu):
@@ -214,13 +219,25 @@ def zeroes_first(w, d):
     adds_in_place(w, d)
 
 
-def throws_away(w, d):
+def throws_away(w, d): w.g = d
+
+
+def writes_twice(w, d):
     for _ in range(20):
         d = d * 1  # objects that come and go: a new one may get the `id` of an old one
     w.g = d
+    w.g = torch.ones(3, 3)
 
 
-@pytest.mark.parametrize('add', [adds_to_detached, adds_in_place])
+def fills_what_it_made(w, d):
+    if getattr(w, 'g', None) is None:
+        w.g = torch.full_like(w, 7.)
+        w.g.copy_(d)
+    else:
+        w.g += d
+
+
+@pytest.mark.parametrize('add', [adds_to_detached, adds_in_place, fills_what_it_made])
 def test_added_to(add):
     assert not traced(shared(add)).faults
 
@@ -228,6 +245,10 @@ def test_added_to(add):
 @pytest.mark.parametrize('add', [copies_over, zeroes_first, throws_away])
 def test_overwritten(add):
     assert faults(traced(shared(add))) == [(9, 'overwritten')]
+
+
+def test_overwritten_in_one_step():
+    assert faults(traced(shared(writes_twice))) == [(8, 'overwritten'), (9, 'overwritten'), (9, 'overwritten')]
 
 
 @pytest.mark.parametrize('add, expected', [(adds_in_place, [(6, 'stale')]), (zeroes_first, []), (copies_over, [])])
@@ -263,6 +284,20 @@ def test_a_layer_that_never_runs_backward():
 
     w1, b1, w2, b2 = parameters()
     trace = traced(Forgets(LinByHand(w1, b1), ReluByHand(), LinByHand(w2, b2)))
+    assert [fault.text for fault in trace.faults] == ['has run, and nobody has written L1.w.g', 'has run, and nobody has written L1.b.g']
+
+
+def test_zeroing_a_gradient_does_not_count_as_writing_it():
+    class ZeroesAndForgets(ModelByHand):
+        def __call__(self, inp, targ):
+            self.layers[0].w.g.zero_()
+            return super().__call__(inp, targ)
+
+        def backward(self): self.loss.backward(), self.layers[2].backward(), self.layers[1].backward()
+
+    w1, b1, w2, b2 = parameters()
+    w1.g, b1.g = torch.ones(2, 3), torch.ones(3)
+    trace = traced(ZeroesAndForgets(LinByHand(w1, b1), ReluByHand(), LinByHand(w2, b2)))
     assert [fault.text for fault in trace.faults] == ['has run, and nobody has written L1.w.g', 'has run, and nobody has written L1.b.g']
 
 
@@ -307,6 +342,7 @@ def test_names_that_are_long_or_broken(tmp_path):
     long = type('A' * 20_000, (Relu,), {'__repr__': object.__repr__})
     assert len(traced(model(long())).steps[1].layer) < 50
     trace = traced(model(Broken()))
+    assert trace.steps[1].layer == 'B: half a character: ?'
     assert 'half a character: ?' in trace.save(tmp_path / 'trace.html').read_text(encoding='utf-8')
 
 
