@@ -473,4 +473,7 @@ d = { 'settings': { 'branch': 'main',
                                          'backprop_course.symbols.is_zero': ('symbols.html#is_zero', 'backprop_course/symbols.py'),
                                          'backprop_course.symbols.matrix_tensors': ( 'symbols.html#matrix_tensors',
                                                                                      'backprop_course/symbols.py'),
-                                         'backprop_course.symbols.value_at': ('symbols.html#value_at', 'backprop_course/symbols.py')}}}
+                                         'backprop_course.symbols.value_at': ('symbols.html#value_at', 'backprop_course/symbols.py')},
+            'backprop_course.traps': { 'backprop_course.traps._trainable': ('traps.html#_trainable', 'backprop_course/traps.py'),
+                                       'backprop_course.traps.hidden_parameters': ( 'traps.html#hidden_parameters',
+                                                                                    'backprop_course/traps.py')}}}
