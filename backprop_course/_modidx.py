@@ -614,4 +614,7 @@ d = { 'settings': { 'branch': 'main',
                                        'backprop_course.trace._who_writes': ('trace.html#_who_writes', 'backprop_course/trace.py'),
                                        'backprop_course.trace._worth_showing': ('trace.html#_worth_showing', 'backprop_course/trace.py'),
                                        'backprop_course.trace._written': ('trace.html#_written', 'backprop_course/trace.py'),
-                                       'backprop_course.trace.trace_backward': ('trace.html#trace_backward', 'backprop_course/trace.py')}}}
+                                       'backprop_course.trace.trace_backward': ('trace.html#trace_backward', 'backprop_course/trace.py')},
+            'backprop_course.traps': { 'backprop_course.traps._trainable': ('traps.html#_trainable', 'backprop_course/traps.py'),
+                                       'backprop_course.traps.hidden_parameters': ( 'traps.html#hidden_parameters',
+                                                                                    'backprop_course/traps.py')}}}
