@@ -28,66 +28,94 @@ from .checks import check_same_shape
 from .einsum import einsum, einsum_backward
 from .forward import lin, mse, relu
 
-# %% ../nbs/09_autograd.ipynb #03f8bfb8
+# %% ../nbs/09_autograd.ipynb #626d4286
 def _of(value, grad):
     "The gradient of one operand, summed to the shape it had before it was stretched; None for a number."
     floats = isinstance(value, Tensor) and value.is_floating_point()
     return unbroadcast(grad, value.shape) if floats else None
 
-
+# %% ../nbs/09_autograd.ipynb #ac279f06
 def add(
     a: Tensor | float,  # any shape, or a number
-    b: Tensor | float,  # a shape that can be stretched together with the other
-) -> Tensor:
+    b: Tensor | float,  # likewise; the two are stretched together
+) -> Tensor:  # of the stretched shape
     "`a + b`, with broadcasting."
     return a + b
 
 
 def add_backward(
     grad_out: Tensor,   # dL/d(out), of the stretched shape
-    a: Tensor | float,
-    b: Tensor | float,
-) -> tuple[Tensor | None, Tensor | None]:  # dL/da and dL/db; `None` for a number
+    a: Tensor | float,  # any shape, or a number
+    b: Tensor | float,  # likewise; the two are stretched together
+) -> tuple[Tensor | None, Tensor | None]:  # dL/da and dL/db, each of its shape; `None` for a number
     "Both get `grad_out`, each a copy of its own."
     return _of(a, grad_out.clone()), _of(b, grad_out.clone())
 
-# %% ../nbs/09_autograd.ipynb #b72f1d5f
-def subtract(a: Tensor | float, b: Tensor | float) -> Tensor:
+# %% ../nbs/09_autograd.ipynb #1ab21ffb
+def subtract(
+    a: Tensor | float,  # any shape, or a number
+    b: Tensor | float,  # likewise; the two are stretched together
+) -> Tensor:  # of the stretched shape
     "`a - b`, with broadcasting."
     return a - b
 
 
-def subtract_backward(grad_out: Tensor, a: Tensor | float, b: Tensor | float) -> tuple:
+def subtract_backward(
+    grad_out: Tensor,   # dL/d(out), of the stretched shape
+    a: Tensor | float,  # any shape, or a number
+    b: Tensor | float,  # likewise; the two are stretched together
+) -> tuple[Tensor | None, Tensor | None]:  # dL/da and dL/db, each of its shape; `None` for a number
     "The second gets the gradient with the other sign."
     return _of(a, grad_out.clone()), _of(b, -grad_out)
 
-
-def multiply(a: Tensor | float, b: Tensor | float) -> Tensor:
+# %% ../nbs/09_autograd.ipynb #8c899f58
+def multiply(
+    a: Tensor | float,  # any shape, or a number
+    b: Tensor | float,  # likewise; the two are stretched together
+) -> Tensor:  # of the stretched shape
     "`a * b`, entry by entry, with broadcasting."
     return a * b
 
 
-def multiply_backward(grad_out: Tensor, a: Tensor | float, b: Tensor | float) -> tuple:
+def multiply_backward(
+    grad_out: Tensor,   # dL/d(out), of the stretched shape
+    a: Tensor | float,  # any shape, or a number
+    b: Tensor | float,  # likewise; the two are stretched together
+) -> tuple[Tensor | None, Tensor | None]:  # dL/da and dL/db, each of its shape; `None` for a number
     "Each factor gets the gradient times the other."
     return _of(a, grad_out * b), _of(b, grad_out * a)
 
-# %% ../nbs/09_autograd.ipynb #ee620832
-def divide(a: Tensor | float, b: Tensor | float) -> Tensor:
+# %% ../nbs/09_autograd.ipynb #f60a726b
+def divide(
+    a: Tensor | float,  # any shape, or a number
+    b: Tensor | float,  # likewise; the two are stretched together
+) -> Tensor:  # of the stretched shape
     "`a / b`, entry by entry, with broadcasting."
     return a / b
 
 
-def divide_backward(grad_out: Tensor, a: Tensor | float, b: Tensor | float) -> tuple:
+def divide_backward(
+    grad_out: Tensor,   # dL/d(out), of the stretched shape
+    a: Tensor | float,  # any shape, or a number
+    b: Tensor | float,  # likewise; the two are stretched together
+) -> tuple[Tensor | None, Tensor | None]:  # dL/da and dL/db, each of its shape; `None` for a number
     "1/b for the upper one, -a/b² for the lower one."
     return _of(a, grad_out / b), _of(b, -grad_out * (a / b) / b)
 
-# %% ../nbs/09_autograd.ipynb #26a16def
-def power(a: Tensor | float, b: Tensor | float) -> Tensor:
+# %% ../nbs/09_autograd.ipynb #6d0b7dc5
+def power(
+    a: Tensor | float,  # any shape, or a number
+    b: Tensor | float,  # likewise; the two are stretched together
+) -> Tensor:  # of the stretched shape
     "`a ** b`, entry by entry, with broadcasting; `nan` for a fraction as the power of a negative number."
     return a ** b
 
 
-def power_backward(grad_out: Tensor, a: Tensor | float, b: Tensor | float) -> tuple:
+def power_backward(
+    grad_out: Tensor,   # dL/d(out), of the stretched shape
+    a: Tensor | float,  # any shape, or a number
+    b: Tensor | float,  # likewise; the two are stretched together
+) -> tuple[Tensor | None, Tensor | None]:  # dL/da and dL/db, each of its shape; `None` for a number
     "b·a^(b-1) for the base, 0 where b is 0; a^b·log(a) for the exponent, 0 where a is 0."
     base, exponent = (torch.as_tensor(x, dtype=grad_out.dtype, device=grad_out.device) for x in (a, b))
     by_base = by_exponent = None
@@ -101,7 +129,7 @@ def power_backward(grad_out: Tensor, a: Tensor | float, b: Tensor | float) -> tu
 def _where_not_0(x, value):
     return torch.where((x > 0) | (x < 0) | x.isnan(), value, torch.zeros_like(value))
 
-# %% ../nbs/09_autograd.ipynb #0c292169
+# %% ../nbs/09_autograd.ipynb #999448cc
 def matmul(
     a: Tensor,  # (..., n, k) or (k,)
     b: Tensor,  # (..., k, m) or (k,)
@@ -110,7 +138,11 @@ def matmul(
     return a @ b
 
 
-def matmul_backward(grad_out: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def matmul_backward(
+    grad_out: Tensor,  # dL/d(out), of the shape of `a @ b`
+    a: Tensor,         # (..., n, k) or (k,)
+    b: Tensor,         # (..., k, m) or (k,)
+) -> tuple[Tensor, Tensor]:  # dL/da and dL/db, each of its shape
     "`grad_out @ b.T` and `a.T @ grad_out`, summed over what was stretched."
     rows, columns = a if a.ndim > 1 else a[None], b if b.ndim > 1 else b[:, None]
     grad = grad_out.unsqueeze(-1) if b.ndim == 1 else grad_out
@@ -119,48 +151,68 @@ def matmul_backward(grad_out: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Ten
     by_b = unbroadcast(rows.transpose(-1, -2) @ grad, columns.shape)
     return by_a.reshape(a.shape), by_b.reshape(b.shape)
 
-# %% ../nbs/09_autograd.ipynb #f272df1c
-def exp(inp: Tensor) -> Tensor:
+# %% ../nbs/09_autograd.ipynb #41dd513f
+def exp(
+    inp: Tensor,  # any shape
+) -> Tensor:  # same shape
     "e to the power of each entry."
     return inp.exp()
 
 
-def exp_backward(grad_out: Tensor, inp: Tensor) -> Tensor:
+def exp_backward(
+    grad_out: Tensor,  # dL/d(out), same shape as `inp`
+    inp: Tensor,       # what `exp` was given, any shape
+) -> Tensor:  # dL/d(inp), same shape as `inp`
     "exp is its own slope."
     return grad_out * inp.exp()
 
-
-def log(inp: Tensor) -> Tensor:
+# %% ../nbs/09_autograd.ipynb #77ccb6f7
+def log(
+    inp: Tensor,  # any shape
+) -> Tensor:  # same shape
     "The natural logarithm of each entry; `nan` for a negative one."
     return inp.log()
 
 
-def log_backward(grad_out: Tensor, inp: Tensor) -> Tensor:
+def log_backward(
+    grad_out: Tensor,  # dL/d(out), same shape as `inp`
+    inp: Tensor,       # what `log` was given, any shape
+) -> Tensor:  # dL/d(inp), same shape as `inp`
     "1/inp."
     return grad_out / inp
 
-# %% ../nbs/09_autograd.ipynb #a3b12504
-def tanh(inp: Tensor) -> Tensor:
+# %% ../nbs/09_autograd.ipynb #a6f1e838
+def tanh(
+    inp: Tensor,  # any shape
+) -> Tensor:  # same shape
     "The hyperbolic tangent of each entry, between -1 and 1."
     return inp.tanh()
 
 
-def tanh_backward(grad_out: Tensor, inp: Tensor) -> Tensor:
+def tanh_backward(
+    grad_out: Tensor,  # dL/d(out), same shape as `inp`
+    inp: Tensor,       # what `tanh` was given, any shape
+) -> Tensor:  # dL/d(inp), same shape as `inp`
     "1 - tanh²."
     return grad_out * (1 - inp.tanh() ** 2)
 
-
-def sigmoid(inp: Tensor) -> Tensor:
+# %% ../nbs/09_autograd.ipynb #16dcc631
+def sigmoid(
+    inp: Tensor,  # any shape
+) -> Tensor:  # same shape
     "1 / (1 + e^-inp) of each entry, between 0 and 1."
     return inp.sigmoid()
 
 
-def sigmoid_backward(grad_out: Tensor, inp: Tensor) -> Tensor:
+def sigmoid_backward(
+    grad_out: Tensor,  # dL/d(out), same shape as `inp`
+    inp: Tensor,       # what `sigmoid` was given, any shape
+) -> Tensor:  # dL/d(inp), same shape as `inp`
     "s(1 - s), where s is the sigmoid."
     share = inp.sigmoid()
     return grad_out * share * (1 - share)
 
-# %% ../nbs/09_autograd.ipynb #2aefa6df
+# %% ../nbs/09_autograd.ipynb #a2f35ec6
 def _stretch(grad_out, inp, dim):
     "`grad_out` of a sum over `dim`, as large as `inp` was; a view."
     axes = range(inp.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
@@ -168,72 +220,115 @@ def _stretch(grad_out, inp, dim):
     kept = [1 if axis in axes else size for axis, size in enumerate(inp.shape)]
     return grad_out.reshape(kept).expand(inp.shape)
 
-
+# %% ../nbs/09_autograd.ipynb #8111fbd7
 def sum_over(
-    inp: Tensor,
-    dim: int | tuple | None = None,  # the axes to sum, all of them if None
+    inp: Tensor,                     # any shape
+    dim: int | tuple | None = None,  # the axes, all of them if None
     keepdim: bool = False,           # whether they stay, with size 1
-) -> Tensor:
+) -> Tensor:  # the sums, without the axes in `dim`, or with size 1 there
     "The sum over some axes."
     return inp.sum(dim, keepdim=keepdim)
 
 
-def sum_over_backward(grad_out: Tensor, inp: Tensor, dim=None, keepdim: bool = False) -> Tensor:
+def sum_over_backward(
+    grad_out: Tensor,                # dL/d(out), of its shape
+    inp: Tensor,                     # what `sum_over` was given
+    dim: int | tuple | None = None,  # the axes, all of them if None
+    keepdim: bool = False,           # whether they stay, with size 1
+) -> Tensor:  # dL/d(inp), same shape as `inp`
     "Every entry that was summed gets the gradient of its sum."
     return _stretch(grad_out, inp, dim).clone(memory_format=torch.contiguous_format)
 
-# %% ../nbs/09_autograd.ipynb #0e781342
-def mean_over(inp: Tensor, dim: int | tuple | None = None, keepdim: bool = False) -> Tensor:
+# %% ../nbs/09_autograd.ipynb #fdece7dc
+def mean_over(
+    inp: Tensor,                     # any shape
+    dim: int | tuple | None = None,  # the axes, all of them if None
+    keepdim: bool = False,           # whether they stay, with size 1
+) -> Tensor:  # the means, without the axes in `dim`, or with size 1 there
     "The mean over some axes; `nan` over an empty one."
     return inp.mean(dim, keepdim=keepdim)
 
 
-def mean_over_backward(grad_out: Tensor, inp: Tensor, dim=None, keepdim: bool = False) -> Tensor:
+def mean_over_backward(
+    grad_out: Tensor,                # dL/d(out), of its shape
+    inp: Tensor,                     # what `mean_over` was given
+    dim: int | tuple | None = None,  # the axes, all of them if None
+    keepdim: bool = False,           # whether they stay, with size 1
+) -> Tensor:  # dL/d(inp), same shape as `inp`
     "As for a sum, divided by how many went into each mean."
     return _stretch(grad_out, inp, dim) / max(1, inp.numel() // max(1, grad_out.numel()))
 
-# %% ../nbs/09_autograd.ipynb #6c41598c
-def max_over(inp: Tensor, dim: int | tuple | None = None, keepdim: bool = False) -> Tensor:
+# %% ../nbs/09_autograd.ipynb #3d4a6b32
+def max_over(
+    inp: Tensor,                     # any shape
+    dim: int | tuple | None = None,  # the axes, all of them if None
+    keepdim: bool = False,           # whether they stay, with size 1
+) -> Tensor:  # the largest entries, without the axes in `dim`, or with size 1 there
     "The largest entry over some axes."
     return inp.amax(() if dim is None else dim, keepdim=keepdim)
 
 
-def max_over_backward(grad_out: Tensor, inp: Tensor, dim=None, keepdim: bool = False) -> Tensor:
+def max_over_backward(
+    grad_out: Tensor,                # dL/d(out), of its shape
+    inp: Tensor,                     # what `max_over` was given
+    dim: int | tuple | None = None,  # the axes, all of them if None
+    keepdim: bool = False,           # whether they stay, with size 1
+) -> Tensor:  # dL/d(inp), same shape as `inp`
     "The largest entry gets the gradient; several that are equally large share it evenly."
     largest = inp == _stretch(max_over(inp, dim, keepdim), inp, dim)
     shares = _stretch(largest.sum(() if dim is None else dim, keepdim=keepdim), inp, dim)
     return _stretch(grad_out, inp, dim) * largest / shares
 
-# %% ../nbs/09_autograd.ipynb #a2d969b4
+# %% ../nbs/09_autograd.ipynb #52ca9d43
 def reshape(
-    inp: Tensor,
+    inp: Tensor,   # any shape
     shape: tuple,  # the new sizes; one of them may be -1
-) -> Tensor:
+) -> Tensor:  # of `shape`
     "The same numbers in another shape."
     return inp.reshape(shape)
 
 
-def reshape_backward(grad_out: Tensor, inp: Tensor, shape: tuple) -> Tensor:
+def reshape_backward(
+    grad_out: Tensor,  # dL/d(out), of `shape`
+    inp: Tensor,       # what `reshape` was given
+    shape: tuple,      # the new sizes; one of them may be -1
+) -> Tensor:  # dL/d(inp), same shape as `inp`
     "The gradient in the old shape."
     return grad_out.reshape(inp.shape).clone()
 
-
-def transpose(inp: Tensor, dim0: int = 0, dim1: int = 1) -> Tensor:
+# %% ../nbs/09_autograd.ipynb #24a1995e
+def transpose(
+    inp: Tensor,    # two axes or more
+    dim0: int = 0,  # an axis
+    dim1: int = 1,  # the one that it changes places with
+) -> Tensor:  # with the two sizes swapped
     "Two axes swapped."
     return inp.transpose(dim0, dim1)
 
 
-def transpose_backward(grad_out: Tensor, inp: Tensor, dim0: int = 0, dim1: int = 1) -> Tensor:
+def transpose_backward(
+    grad_out: Tensor,  # dL/d(out), of its shape
+    inp: Tensor,       # what `transpose` was given
+    dim0: int = 0,     # an axis
+    dim1: int = 1,     # the one that it changes places with
+) -> Tensor:  # dL/d(inp), same shape as `inp`
     "The same two axes, swapped back."
     return grad_out.transpose(dim0, dim1).clone()
 
-# %% ../nbs/09_autograd.ipynb #57de7947
-def cat(*inputs: Tensor, dim: int = 0) -> Tensor:
+# %% ../nbs/09_autograd.ipynb #abb2d9c5
+def cat(
+    *inputs: Tensor,  # of one shape, except along `dim`
+    dim: int = 0,     # the axis along which they are put behind each other
+) -> Tensor:  # as long along `dim` as all together
     "The inputs behind each other along one axis."
     return torch.cat(inputs, dim)
 
 
-def cat_backward(grad_out: Tensor, *inputs: Tensor, dim: int = 0) -> tuple[Tensor, ...] | Tensor:
+def cat_backward(
+    grad_out: Tensor,  # dL/d(out), of its shape
+    *inputs: Tensor,   # what `cat` was given
+    dim: int = 0,      # likewise
+) -> tuple[Tensor, ...] | Tensor:  # dL/d(input) for each, of its shape
     "The gradient, cut into pieces again."
     grads, first = [], 0
     for inp in inputs:
@@ -241,16 +336,20 @@ def cat_backward(grad_out: Tensor, *inputs: Tensor, dim: int = 0) -> tuple[Tenso
         first += inp.shape[dim]
     return tuple(grads) if len(grads) > 1 else grads[0]
 
-# %% ../nbs/09_autograd.ipynb #420ff543
+# %% ../nbs/09_autograd.ipynb #8f2957f2
 def take(
-    inp: Tensor,
-    places: Tensor,  # whole numbers: places in `inp` read row by row
-) -> Tensor:         # in the shape of `places`
+    inp: Tensor,     # any shape
+    places: Tensor,  # whole numbers: places in `inp`, read row by row
+) -> Tensor:  # of the shape of `places`
     "The entries at these places."
     return inp.take(places)
 
 
-def take_backward(grad_out: Tensor, inp: Tensor, places: Tensor) -> tuple[Tensor, None]:
+def take_backward(
+    grad_out: Tensor,  # dL/d(out), of the shape of `places`
+    inp: Tensor,       # what `take` was given
+    places: Tensor,    # likewise
+) -> tuple[Tensor, None]:  # dL/d(inp), of its shape; places get no gradient
     "Each gradient is added at the place that was read."
     grad = grad_out.new_zeros(inp.numel())
     return grad.index_add_(0, places.reshape(-1), grad_out.reshape(-1)).reshape(inp.shape), None
@@ -636,7 +735,7 @@ def _parts(step, grad_out):
         check_same_shape(f'{name} gave a gradient for input {place},', data=inp.data, grad=grad)
         yield inp, grad
 
-# %% ../nbs/09_autograd.ipynb #dd58d27f
+# %% ../nbs/09_autograd.ipynb #c056d6a8
 def _label(variable):
     "A name, the operation or the number of a leaf; then the number, or the shape of several."
     made_by = variable.step.f.__name__ if isinstance(variable.step, Step) else 'leaf'
@@ -646,8 +745,9 @@ def _label(variable):
 
 
 def _edges(variables):
-    "Pairs of the numbers of two Variables, one for each use."
-    return [(inp.number, one.number) for one in variables if isinstance(one.step, Step)
+    "Pairs of places in the list, from an input to what was made of it, one for each use."
+    place = {id(one): at for at, one in enumerate(variables)}
+    return [(place[id(inp)], at) for at, one in enumerate(variables) if isinstance(one.step, Step)
             for inp in one.step.inputs if isinstance(inp, Variable)]
 
 
@@ -656,14 +756,14 @@ def to_dot(
 ) -> str:                # a text in the language of Graphviz
     "Every Variable behind this one as a box, every use of one as an arrow."
     variables = _in_order(variable)
-    labels = {one.number: _label(one).translate({10: r'\n', 34: r'\"', 92: r'\\'}) for one in variables}
-    boxes = [f'  {number} [shape=box, label="{label}"];' for number, label in labels.items()]
+    labels = [_label(one).translate({10: r'\n', 34: r'\"', 92: r'\\'}) for one in variables]
+    boxes = [f'  {at} [shape=box, label="{label}"];' for at, label in enumerate(labels)]
     arrows = [f'  {start} -> {end};' for start, end in _edges(variables)]
     return '\n'.join(['digraph {', '  rankdir=LR;', *boxes, *arrows, '}'])
 
-# %% ../nbs/09_autograd.ipynb #7796e114
+# %% ../nbs/09_autograd.ipynb #2466a10d
 def _places_by_dot(variable):
-    "Where `dot` would put each Variable, by number; None if it is not installed or fails."
+    "Where `dot` puts each Variable; None if it is not installed or fails."
     if not shutil.which('dot'):
         return None
     try:
@@ -672,22 +772,22 @@ def _places_by_dot(variable):
     except (subprocess.SubprocessError, OSError):
         return None
     words = [line.split() for line in plain.splitlines() if line.startswith('node ')]
-    return {int(number): (0.62 * float(x), float(y)) for _, number, x, y, *_ in words}
+    return {int(at): (1.2 * float(x), float(y)) for _, at, x, y, *_ in words}
 
 
-def _places_by_depth(variable):
+def _places_by_depth(variables):
     "A column for each number of steps from the leaves; within a column by age."
-    depth, columns, places = {}, {}, {}
-    for one in _in_order(variable):
-        inputs = one.step.inputs if isinstance(one.step, Step) else ()
-        depth[one.number] = max((depth[i.number] + 1 for i in inputs if isinstance(i, Variable)), default=0)
-        columns.setdefault(depth[one.number], []).append(one.number)
+    depth, columns, places = [0] * len(variables), {}, {}
+    for start, end in _edges(variables):  # the oldest first, so each start is known
+        depth[end] = max(depth[end], depth[start] + 1)
+    for at, column in enumerate(depth):
+        columns.setdefault(column, []).append(at)
     for x, column in columns.items():
-        for row, number in enumerate(column):
-            places[number] = (1.5 * x, (len(column) - 1) / 2 - row + 0.25 * (x % 2) * (len(column) > 1))
+        for row, at in enumerate(column):
+            places[at] = 1.7 * x, (len(column) - 1) / 2 - row
     return places
 
-# %% ../nbs/09_autograd.ipynb #89aa2fd4
+# %% ../nbs/09_autograd.ipynb #776e3624
 def plot_graph(
     variable: Variable,  # the end of the graph, before `backward` frees it
     ax=None,             # matplotlib axes to draw on; made if None
@@ -696,21 +796,26 @@ def plot_graph(
     variables = _in_order(variable)
     if len(variables) > 50:
         raise ValueError(f'plot_graph draws up to 50 Variables, got {len(variables)}; try a smaller part')
-    places = _places_by_dot(variable) or _places_by_depth(variable)
+    places = _places_by_dot(variable) or _places_by_depth(variables)
+    xs, ys = zip(*places.values())
     if ax is None:
         import matplotlib.pyplot as plt
-        wide, high = (max(axis) - min(axis) for axis in zip(*places.values()))
-        _, ax = plt.subplots(figsize=(1.6 + wide, 1.2 + 0.9 * high), layout='constrained')
-    drawn = {}
-    for start, end in _edges(variables):
-        drawn[start, end] = bend = drawn.get((start, end), -1) + 1
-        ax.annotate('', places[end], places[start], arrowprops=dict(
-            arrowstyle='-|>', color='#0072B2', shrinkA=22, shrinkB=26, lw=1.5,
-            connectionstyle=f'arc3,rad={(bend + 1) // 2 * (-1) ** bend * 0.35 if bend else 0.0}'))
-    for one in variables:
+        size = 2 + max(xs) - min(xs), 1.2 + 0.9 * (max(ys) - min(ys))
+        _, ax = plt.subplots(figsize=size, layout='constrained')
+    _draw_arrows(ax, _edges(variables), places)
+    for at, one in enumerate(variables):
         leaf = not isinstance(one.step, Step)
-        ax.text(*places[one.number], _label(one), ha='center', va='center', fontsize=10, bbox=dict(
+        ax.text(*places[at], _label(one), ha='center', va='center', fontsize=10, bbox=dict(
             boxstyle='round' if leaf else 'square', facecolor='#FFF3D6' if leaf else 'white'))
-    ax.margins(0.2)
+    ax.set(xlim=(min(xs) - 0.9, max(xs) + 0.9), ylim=(min(ys) - 0.6, max(ys) + 0.6))
     ax.axis('off')
     return ax
+
+
+def _draw_arrows(ax, edges, places):
+    for place, (start, end) in enumerate(edges):
+        uses = edges.count((start, end))
+        bend = 0.5 * (edges[:place].count((start, end)) - (uses - 1) / 2) / max(1, uses - 1)
+        ax.annotate('', places[end], places[start], arrowprops=dict(
+            arrowstyle='-|>', color='#0072B2', shrinkA=26, shrinkB=30, lw=1.5,
+            connectionstyle=f'arc3,rad={bend}'))
