@@ -28,9 +28,9 @@ from .checks import check_same_shape
 from .einsum import einsum, einsum_backward
 from .forward import lin, mse, relu
 
-# %% ../nbs/09_autograd.ipynb #626d4286
+# %% ../nbs/09_autograd.ipynb #7f61c3eb
 def _of(value, grad):
-    "The gradient of one operand, summed to the shape it had before it was stretched; None for a number."
+    "The gradient of an operand, of the shape before it was stretched; None for a number."
     floats = isinstance(value, Tensor) and value.is_floating_point()
     return unbroadcast(grad, value.shape) if floats else None
 
@@ -102,12 +102,12 @@ def divide_backward(
     "1/b for the upper one, -a/b² for the lower one."
     return _of(a, grad_out / b), _of(b, -grad_out * (a / b) / b)
 
-# %% ../nbs/09_autograd.ipynb #6d0b7dc5
+# %% ../nbs/09_autograd.ipynb #04630b6f
 def power(
     a: Tensor | float,  # any shape, or a number
     b: Tensor | float,  # likewise; the two are stretched together
 ) -> Tensor:  # of the stretched shape
-    "`a ** b`, entry by entry, with broadcasting; `nan` for a fraction as the power of a negative number."
+    "`a ** b`, entry by entry; `nan` where a negative number is raised to a fraction."
     return a ** b
 
 
@@ -117,7 +117,8 @@ def power_backward(
     b: Tensor | float,  # likewise; the two are stretched together
 ) -> tuple[Tensor | None, Tensor | None]:  # dL/da and dL/db, each of its shape; `None` for a number
     "b·a^(b-1) for the base, 0 where b is 0; a^b·log(a) for the exponent, 0 where a is 0."
-    base, exponent = (torch.as_tensor(x, dtype=grad_out.dtype, device=grad_out.device) for x in (a, b))
+    like = dict(dtype=grad_out.dtype, device=grad_out.device)
+    base, exponent = torch.as_tensor(a, **like), torch.as_tensor(b, **like)
     by_base = by_exponent = None
     if isinstance(a, Tensor):
         by_base = _of(a, grad_out * _where_not_0(exponent, exponent * base ** (exponent - 1)))
@@ -354,7 +355,7 @@ def take_backward(
     grad = grad_out.new_zeros(inp.numel())
     return grad.index_add_(0, places.reshape(-1), grad_out.reshape(-1)).reshape(inp.shape), None
 
-# %% ../nbs/09_autograd.ipynb #cafdc988
+# %% ../nbs/09_autograd.ipynb #9b12edf2
 def _at(name, value, like=()):
     "`name` with its indices, right-aligned with the shape `like`: u, v, w where it is stretched."
     if not isinstance(value, Tensor) or not value.ndim:
@@ -370,16 +371,19 @@ def _lines(*templates):
     def lines(a, b):
         out = torch.broadcast_tensors(*(torch.as_tensor(x) for x in (a, b)))[0]
         entries = {name: _at(name, x, out.shape) for name, x in dict(a=a, b=b, out=out).items()}
-        numbers = [f'grad_{{{name}}}' for name, x in dict(a=a, b=b).items() if not isinstance(x, Tensor)]
-        return [text.format(**entries) for text in templates if not text.startswith(tuple(numbers))]
+        numbers = tuple(f'grad_{{{name}}}' for name, x in zip('ab', (a, b)) if not isinstance(x, Tensor))
+        return [text.format(**entries) for text in templates if not text.startswith(numbers)]
     return lines
 
 
 def _line(slope):
     "The line of a function of one input, entry by entry."
-    return lambda inp: f'grad_{_at("inp", inp)} += grad_{_at("out", inp)} * {slope.format(_at("inp", inp))}'
+    def line(inp):
+        x = _at('inp', inp)
+        return f'grad_{x} += grad_{_at("out", inp)} * {slope.format(x)}'
+    return line
 
-# %% ../nbs/09_autograd.ipynb #9912eff3
+# %% ../nbs/09_autograd.ipynb #5931a8f3
 def _pairs(normal):
     return [(normal(2, 3), normal(3)), (normal(2, 1), normal(2, 3)), (normal(2), normal()),
             (normal(1, 2), normal(1, 2)), (normal(0, 2), normal(2))]
@@ -398,10 +402,11 @@ register_rule(multiply, multiply_backward, lambda normal: _pairs(normal) + _with
               einsum=_lines('{out} += {a} * {b}'),
               indices=_lines('grad_{a} += grad_{out} * {b}', 'grad_{b} += grad_{out} * {a}'))
 register_rule(divide, divide_backward, _with_numbers,
-              indices=_lines('grad_{a} += grad_{out} / {b}', 'grad_{b} += -grad_{out} * {a} / {b} ** 2'),
+              indices=_lines('grad_{a} += grad_{out} / {b}',
+                             'grad_{b} += -grad_{out} * {a} / {b} ** 2'),
               without={'einsum': 'a quotient is no product'})
 
-# %% ../nbs/09_autograd.ipynb #446ae073
+# %% ../nbs/09_autograd.ipynb #b23c9e24
 def _powers(normal):
     return [(normal(2, 2), 3), (1 + normal(2) ** 2, -0.5), (2.0, normal(3)), (normal(2), 0),
             (0.5 + normal(2, 2) ** 2, normal(2))]
@@ -411,14 +416,21 @@ register_rule(power, power_backward, _powers,
               indices=_lines('grad_{a} += grad_{out} * {b} * {a} ** ({b} - 1)',
                              'grad_{b} += grad_{out} * {a} ** {b} * log({a})'),
               without={'einsum': 'a power is no sum of products'})
-for _f, _backward, _slope in ((exp, exp_backward, 'exp({0})'), (tanh, tanh_backward, '(1 - tanh({0}) ** 2)'),
-                              (sigmoid, sigmoid_backward, 'exp(-{0}) / (1 + exp(-{0})) ** 2')):
-    register_rule(_f, _backward, lambda normal: [(normal(2, 3),), (normal(),), (normal(0),)],
-                  indices=_line(_slope), without={'einsum': 'no sum of products'})
-register_rule(log, log_backward, lambda normal: [(0.5 + normal(2, 3) ** 2,), (0.5 + normal() ** 2,)],
-              indices=_line('1 / {}'), without={'einsum': 'a logarithm is no sum of products'})
 
-# %% ../nbs/09_autograd.ipynb #c544a8e9
+
+def _any(normal):
+    return [(normal(2, 3),), (normal(),), (normal(0),)]
+
+
+_CURVED = {'einsum': 'a curved function is no sum of products'}
+register_rule(exp, exp_backward, _any, indices=_line('exp({0})'), without=_CURVED)
+register_rule(tanh, tanh_backward, _any, indices=_line('(1 - tanh({0}) ** 2)'), without=_CURVED)
+register_rule(sigmoid, sigmoid_backward, _any,
+              indices=_line('exp(-{0}) / (1 + exp(-{0})) ** 2'), without=_CURVED)
+register_rule(log, log_backward, lambda normal: [(0.5 + x ** 2,) for x, in _any(normal)],
+              indices=_line('1 / {0}'), without=_CURVED)
+
+# %% ../nbs/09_autograd.ipynb #83aa560c
 def _letters(a, b):
     "The indices of a, b and the output of `a @ b`, as text between brackets."
     left, right = ('', 'k', 'ik', 'cik')[a.ndim], ('', 'k', 'kj', 'ckj')[b.ndim]
@@ -428,7 +440,8 @@ def _letters(a, b):
 
 def _matmul_indices(a, b):
     left, right, out = _letters(a, b)
-    return [f'grad_a{left} += grad_out{out} * b{right}', f'grad_b{right} += grad_out{out} * a{left}']
+    return [f'grad_a{left} += grad_out{out} * b{right}',
+            f'grad_b{right} += grad_out{out} * a{left}']
 
 
 def _matmul_einsum(a, b):
@@ -437,11 +450,12 @@ def _matmul_einsum(a, b):
 
 
 register_rule(matmul, matmul_backward,
-              lambda normal: [(normal(2, 3), normal(3, 2)), (normal(3), normal(3, 2)), (normal(2, 3), normal(3)),
-                              (normal(3), normal(3)), (normal(2, 2, 3), normal(3, 1)), (normal(0, 2), normal(2, 3))],
+              lambda normal: [(normal(*a), normal(*b)) for a, b in (
+                  ((2, 3), (3, 2)), ((3,), (3, 2)), ((2, 3), (3,)), ((3,), (3,)),
+                  ((2, 2, 3), (3, 1)), ((0, 2), (2, 3)))],
               indices=_matmul_indices, einsum=_matmul_einsum)
 
-# %% ../nbs/09_autograd.ipynb #85771c63
+# %% ../nbs/09_autograd.ipynb #b5339f24
 def _summed(factor, einsum=False):
     "The line of a sum over some of two axes; `factor` may use n, the entries in one sum."
     def lines(inp, dim, keepdim):
@@ -462,11 +476,13 @@ def _axes(normal):
 
 
 register_rule(sum_over, sum_over_backward, _axes, indices=_summed(''), einsum=_summed('', True))
-register_rule(mean_over, mean_over_backward, _axes, indices=_summed('* 1 / {n}'), einsum=_summed('* 1 / {n}', True))
+register_rule(mean_over, mean_over_backward, _axes,
+              indices=_summed('* 1 / {n}'), einsum=_summed('* 1 / {n}', True))
 register_rule(max_over, max_over_backward, _axes, indices=_summed('* (inp[i, j] == {out})'),
-              without={'einsum': 'the largest is no sum', 'SymPy': 'which entry is the largest depends on the numbers'})
+              without={'einsum': 'the largest is no sum',
+                       'SymPy': 'which entry is the largest depends on the numbers'})
 
-# %% ../nbs/09_autograd.ipynb #3c86fa06
+# %% ../nbs/09_autograd.ipynb #a84dea0e
 def _moved(inp, places):
     "A line for each entry of the output: `places` says which entry of the input it is."
     def at(place, shape):
@@ -475,27 +491,32 @@ def _moved(inp, places):
             for number, place in enumerate(places.reshape(-1))]
 
 
-register_rule(reshape, reshape_backward, lambda normal: [(normal(2, 3), (3, 2)), (normal(2, 2), (-1,))],
+register_rule(reshape, reshape_backward,
+              lambda normal: [(normal(2, 3), (3, 2)), (normal(2, 2), (-1,))],
               indices=lambda inp, shape: _moved(inp, torch.arange(inp.numel()).reshape(shape)),
               without={'einsum': 'an index that is cut in two has no letter'})
-register_rule(transpose, transpose_backward, lambda normal: [(normal(2, 3), 0, 1), (normal(2, 2), -1, 0)],
+register_rule(transpose, transpose_backward,
+              lambda normal: [(normal(2, 3), 0, 1), (normal(2, 2), -1, 0)],
               indices='grad_inp[i, j] += grad_out[j, i]', einsum='out[j, i] += inp[i, j]')
 register_rule(take, take_backward,
-              lambda normal: [(normal(2, 3), torch.tensor([[0, 0], [4, 2]])), (normal(4), torch.tensor([1, 1, 1]))],
+              lambda normal: [(normal(2, 3), torch.tensor([[0, 0], [4, 2]])),
+                              (normal(4), torch.tensor([1, 1, 1]))],
               indices=_moved, without={'einsum': 'a place is a number and no letter',
                                        'SymPy': 'letters do not follow index_add_'})
 
-# %% ../nbs/09_autograd.ipynb #496f0363
+# %% ../nbs/09_autograd.ipynb #e05fa70a
 def _cat_lines(*inputs):
     lines, first = [], 0
     for number, inp in enumerate(inputs, start=1):
-        lines += [f'grad_inputs_{number}[{row}, j] += grad_out[{first + row}, j]' for row in range(len(inp))]
+        lines += [f'grad_inputs_{number}[{row}, j] += grad_out[{first + row}, j]'
+                  for row in range(len(inp))]
         first += len(inp)
     return lines
 
 
-register_rule(cat, cat_backward, lambda normal: [(normal(2, 2), normal(1, 2)), (normal(1, 2), normal(2, 2), normal(1, 2))],
-              indices=_cat_lines, without={'einsum': 'pieces behind each other are no sum of products'})
+register_rule(cat, cat_backward,
+              lambda normal: [(normal(2, 2), normal(1, 2)), (normal(1, 2), normal(2, 2), normal(1, 2))],
+              indices=_cat_lines, without={'einsum': 'pieces in a row are no sum of products'})
 
 # %% ../nbs/09_autograd.ipynb #bb310401
 @dataclass(eq=False)
@@ -508,11 +529,11 @@ class Step:
     options: dict         # keyword arguments of both functions
     seen: list            # the tensors, the output among them, and how often each had been changed
 
-# %% ../nbs/09_autograd.ipynb #30211e83
+# %% ../nbs/09_autograd.ipynb #dbce08c6
 def apply(
     f: Callable,           # a function on tensors
     f_backward: Callable,  # its rule
-    *inputs,               # what `f` takes; Variables are followed, tensors and numbers are constants
+    *inputs,               # what `f` takes; Variables are followed, all else is constant
     **options,             # keyword arguments of both functions
 ) -> 'Variable':           # what `f` gives, with a note of how it was made
     "Turn a rule into an operation on Variables. All their operations are made by this function."
@@ -521,7 +542,7 @@ def apply(
     with torch.no_grad():  # PyTorch's autograd has nothing to do here
         out = Variable(f(*values, **options))
     if any(isinstance(one, Variable) for one in inputs):
-        seen = [(value, _version(value)) for value in (*values, out.data) if isinstance(value, Tensor)]
+        seen = [(x, _version(x)) for x in (*values, out.data) if isinstance(x, Tensor)]
         out.step = Step(f, f_backward, inputs, values, options, seen)
     return out
 
@@ -530,9 +551,9 @@ def _version(tensor):
     "PyTorch's count of the changes in place of a tensor."
     return 0 if tensor.is_inference() else tensor._version
 
-# %% ../nbs/09_autograd.ipynb #3e711892
+# %% ../nbs/09_autograd.ipynb #ce344c5b
 def _check_alike(f, inputs):
-    "`TypeError` or `ValueError` unless all floating-point tensors among the inputs are of one kind."
+    "`TypeError` or `ValueError` unless all inputs can be used together."
     first = next((one.data for one in inputs if isinstance(one, Variable)), None)
     for one in inputs:
         tensor = one.data if isinstance(one, Variable) else one
@@ -542,14 +563,14 @@ def _check_alike(f, inputs):
         if first is None or not isinstance(tensor, Tensor):
             continue
         if tensor.is_floating_point() and tensor.dtype != first.dtype:
-            raise TypeError(f'{f.__name__} expects one dtype, got {first.dtype} and {tensor.dtype}; '
-                            f'try .to({first.dtype}) on the second')
+            raise TypeError(f'{f.__name__} expects one dtype, got {first.dtype} and '
+                            f'{tensor.dtype}; try .to({first.dtype}) on the second')
         if tensor.device != first.device:
-            raise ValueError(f'{f.__name__} expects one device, got {first.device} and {tensor.device}; '
-                             f'try .to({first.device.type!r}) on the second')
+            raise ValueError(f'{f.__name__} expects one device, got {first.device} and '
+                             f'{tensor.device}; try .to({str(first.device)!r}) on the second')
         if tensor is one and tensor.requires_grad:
-            raise TypeError(f'{f.__name__} got a tensor that requires grad, which only PyTorch would give '
-                            f'it; try Variable(tensor), or tensor.detach() for a constant')
+            raise TypeError(f'{f.__name__} got a tensor that requires grad, and only PyTorch would '
+                            f'give it; try Variable(tensor), or tensor.detach() for a constant')
 
 # %% ../nbs/09_autograd.ipynb #2937f5f7
 def _data(value): return value.data if isinstance(value, Variable) else value
@@ -579,9 +600,9 @@ class Operators:
     def __eq__(self, other): return self.data == _data(other)
     def __ne__(self, other): return self.data != _data(other)
 
-# %% ../nbs/09_autograd.ipynb #f4dff90b
+# %% ../nbs/09_autograd.ipynb #8d40ca8b
 class Methods:
-    "The named operations of a Variable, each one rule; `lin`, `relu` and `mse` are those of chapter 05."
+    "The named operations of a Variable, each one rule."
     def sum(self, dim=None, keepdim=False):
         return apply(sum_over, sum_over_backward, self, dim=dim, keepdim=keepdim)
 
@@ -606,11 +627,12 @@ class Methods:
     def transpose(self, dim0, dim1):
         return apply(transpose, transpose_backward, self, dim0=dim0, dim1=dim1)
 
-# %% ../nbs/09_autograd.ipynb #1fc892e8
+# %% ../nbs/09_autograd.ipynb #120c27fb
 class Container:
     "A Variable as something with a shape and entries."
     shape, dtype, ndim = (property(lambda self, name=name: getattr(self.data, name))
                           for name in ('shape', 'dtype', 'ndim'))
+    def zero_grad(self) -> None: self.grad = None
     def item(self) -> float: return self.data.item()
     def __len__(self): return len(self.data)
     def __bool__(self): return bool(self.data)
@@ -627,7 +649,8 @@ class Container:
     @property
     def T(self):
         if self.ndim != 2:
-            raise ValueError(f'T expects two axes, got shape {tuple(self.shape)}; try transpose(dim0, dim1)')
+            raise ValueError(f'T expects two axes, got shape {tuple(self.shape)}; '
+                             f'try transpose(dim0, dim1)')
         return self.transpose(0, 1)
 
     @staticmethod
@@ -636,7 +659,7 @@ class Container:
     @staticmethod
     def einsum(equation, *operands): return apply(einsum, einsum_backward, equation, *operands)
 
-# %% ../nbs/09_autograd.ipynb #144938d0
+# %% ../nbs/09_autograd.ipynb #4b4068d7
 class Variable(Operators, Methods, Container):
     "A tensor that remembers how it was made, so that `backward` can find gradients."
     numbers = count()
@@ -648,8 +671,6 @@ class Variable(Operators, Methods, Container):
     ):
         self.data, self.name, self.number = _floats(data), name, next(self.numbers)
         self.grad = self.step = None
-
-    def zero_grad(self) -> None: self.grad = None  # as if no backward had been
 
     def backward(
         self,
@@ -667,7 +688,7 @@ class Variable(Operators, Methods, Container):
             if variable.step and not keep_graph:
                 variable.step = FREED
 
-# %% ../nbs/09_autograd.ipynb #f5ea920e
+# %% ../nbs/09_autograd.ipynb #8848e4c6
 def _floats(data):
     data = torch.tensor(data) if isinstance(data, float) else data
     if not isinstance(data, Tensor):
@@ -681,14 +702,14 @@ def _first(variable, grad):
     "The gradient that a backward pass starts with."
     data = variable.data
     if grad is None and data.numel() != 1:
-        raise ValueError(f'backward() without grad expects a single number, got shape {tuple(data.shape)}; '
-                         f'try .sum().backward(), or give dL/d(this) of that shape')
+        raise ValueError(f'backward() without grad expects a single number, got shape '
+                         f'{tuple(data.shape)}; try .sum().backward(), or give dL/d(this)')
     grad = torch.ones_like(data) if grad is None else grad
     check_same_shape('backward', data=data, grad=grad)
     return grad.detach().clone()
 
-# %% ../nbs/09_autograd.ipynb #450e2ba8
-FREED = object()  # what a Variable has in place of its Step when a backward pass is through with it
+# %% ../nbs/09_autograd.ipynb #980689ae
+FREED = False  # in place of a Step, when a backward pass is through with it; a leaf has None
 
 
 def _in_order(variable):
@@ -708,31 +729,34 @@ def _check_step(variable):
     "`RuntimeError` where a gradient could not be right any more."
     step = variable.step
     if step is FREED:
-        raise RuntimeError('this graph, or a part of it, was freed by an earlier backward(); run the '
-                           'forward pass again, or call the first one with keep_graph=True')
-    if step and (step.seen[-1][0] is not variable.data or any(_version(t) != v for t, v in step.seen)):
-        raise RuntimeError(f'a tensor that {step.f.__name__} read or made was changed or replaced after it '
-                           f'ran; call backward() first, or change a copy')
+        raise RuntimeError('this graph, or a part of it, was freed by an earlier backward(); run '
+                           'forward again, or call the first one with keep_graph=True')
+    if step is None:
+        return
+    out, _ = step.seen[-1]
+    if out is not variable.data or any(_version(x) != version for x, version in step.seen):
+        raise RuntimeError(f'a tensor that {step.f.__name__} read or made was changed or replaced '
+                           f'after it ran; call backward() first, or change a copy')
 
-# %% ../nbs/09_autograd.ipynb #b33b03e3
+# %% ../nbs/09_autograd.ipynb #3b45c8d9
 def _parts(step, grad_out):
-    "Call the rule: pairs of a Variable that went in, and what the gradient of it gets from this step."
+    "Call the rule: each Variable that went in, and what its gradient gets from this step."
     if step is None:  # a leaf
         return
     grads = step.f_backward(grad_out, *step.values, **step.options)
     grads = grads if isinstance(grads, tuple) else (grads,)
     tensors = [inp for inp, value in zip(step.inputs, step.values) if isinstance(value, Tensor)]
-    inputs = tensors if len(grads) == len(tensors) else step.inputs  # what is no tensor may be left out
-    name = f'{step.f.__name__}, whose rule'
+    inputs = tensors if len(grads) == len(tensors) else step.inputs  # others may be left out
+    name = step.f.__name__
     if len(grads) != len(inputs):
-        raise RuntimeError(f'{name} gave {len(grads)} gradients for {len(inputs)} inputs')
+        raise RuntimeError(f'the rule of {name} gave {len(grads)} gradients for {len(inputs)} inputs')
     for place, (inp, grad) in enumerate(zip(inputs, grads), start=1):
         if not isinstance(inp, Variable):
             continue
         if grad is None:
-            raise RuntimeError(f'{name} gives no gradient for input {place}, was called with a Variable '
+            raise RuntimeError(f'the rule of {name} has no gradient for input {place}, got a Variable '
                                f'there; give its .data')
-        check_same_shape(f'{name} gave a gradient for input {place},', data=inp.data, grad=grad)
+        check_same_shape(f'backward, after the rule of {name},', inp=inp.data, grad=grad)
         yield inp, grad
 
 # %% ../nbs/09_autograd.ipynb #c056d6a8
@@ -761,7 +785,7 @@ def to_dot(
     arrows = [f'  {start} -> {end};' for start, end in _edges(variables)]
     return '\n'.join(['digraph {', '  rankdir=LR;', *boxes, *arrows, '}'])
 
-# %% ../nbs/09_autograd.ipynb #2466a10d
+# %% ../nbs/09_autograd.ipynb #e96cb585
 def _places_by_dot(variable):
     "Where `dot` puts each Variable; None if it is not installed or fails."
     if not shutil.which('dot'):
@@ -776,18 +800,23 @@ def _places_by_dot(variable):
 
 
 def _places_by_depth(variables):
-    "A column for each number of steps from the leaves; within a column by age."
+    "A column for each number of steps from the leaves; the oldest on top."
     depth, columns, places = [0] * len(variables), {}, {}
     for start, end in _edges(variables):  # the oldest first, so each start is known
         depth[end] = max(depth[end], depth[start] + 1)
+    first_use = {}
+    for start, end in _edges(variables):
+        first_use[start] = min(first_use.get(start, depth[end]), depth[end])
     for at, column in enumerate(depth):
+        if at in first_use and depth[at] == 0:  # a leaf stands just before its first use
+            column = first_use[at] - 1
         columns.setdefault(column, []).append(at)
     for x, column in columns.items():
         for row, at in enumerate(column):
             places[at] = 1.7 * x, (len(column) - 1) / 2 - row
     return places
 
-# %% ../nbs/09_autograd.ipynb #776e3624
+# %% ../nbs/09_autograd.ipynb #2fca9ea6
 def plot_graph(
     variable: Variable,  # the end of the graph, before `backward` frees it
     ax=None,             # matplotlib axes to draw on; made if None
@@ -795,7 +824,7 @@ def plot_graph(
     "Draw every Variable behind this one, with an arrow for each use: two arrows, used twice."
     variables = _in_order(variable)
     if len(variables) > 50:
-        raise ValueError(f'plot_graph draws up to 50 Variables, got {len(variables)}; try a smaller part')
+        raise ValueError(f'plot_graph draws up to 50 Variables, got {len(variables)}; try a part')
     places = _places_by_dot(variable) or _places_by_depth(variables)
     xs, ys = zip(*places.values())
     if ax is None:
@@ -811,7 +840,7 @@ def plot_graph(
     ax.axis('off')
     return ax
 
-
+# %% ../nbs/09_autograd.ipynb #f4efb741
 def _draw_arrows(ax, edges, places):
     for place, (start, end) in enumerate(edges):
         uses = edges.count((start, end))
