@@ -816,7 +816,7 @@ def _places_by_depth(variables):
             places[at] = 1.7 * x, (len(column) - 1) / 2 - row
     return places
 
-# %% ../nbs/09_autograd.ipynb #2fca9ea6
+# %% ../nbs/09_autograd.ipynb #e38e234d
 def plot_graph(
     variable: Variable,  # the end of the graph, before `backward` frees it
     ax=None,             # matplotlib axes to draw on; made if None
@@ -829,18 +829,21 @@ def plot_graph(
     xs, ys = zip(*places.values())
     if ax is None:
         import matplotlib.pyplot as plt
-        size = 2 + max(xs) - min(xs), 1.2 + 0.9 * (max(ys) - min(ys))
-        _, ax = plt.subplots(figsize=size, layout='constrained')
+        ax = plt.subplots(figsize=_size(xs, ys), layout='constrained')[1]
     _draw_arrows(ax, _edges(variables), places)
     for at, one in enumerate(variables):
-        leaf = not isinstance(one.step, Step)
-        ax.text(*places[at], _label(one), ha='center', va='center', fontsize=10, bbox=dict(
-            boxstyle='round' if leaf else 'square', facecolor='#FFF3D6' if leaf else 'white'))
+        look = ('square', 'white') if isinstance(one.step, Step) else ('round', '#FFF3D6')
+        ax.text(*places[at], _label(one), ha='center', va='center', fontsize=10,
+                bbox=dict(zip(('boxstyle', 'facecolor'), look)))
     ax.set(xlim=(min(xs) - 0.9, max(xs) + 0.9), ylim=(min(ys) - 0.6, max(ys) + 0.6))
     ax.axis('off')
     return ax
 
-# %% ../nbs/09_autograd.ipynb #f4efb741
+# %% ../nbs/09_autograd.ipynb #34e2bd7a
+def _size(xs, ys):
+    return 2 + max(xs) - min(xs), 1.2 + 0.9 * (max(ys) - min(ys))
+
+
 def _draw_arrows(ax, edges, places):
     for place, (start, end) in enumerate(edges):
         uses = edges.count((start, end))
