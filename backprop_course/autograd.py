@@ -816,16 +816,13 @@ def _places_by_depth(variables):
             places[at] = 1.7 * x, (len(column) - 1) / 2 - row
     return places
 
-# %% ../nbs/09_autograd.ipynb #e38e234d
+# %% ../nbs/09_autograd.ipynb #c053337b
 def plot_graph(
     variable: Variable,  # the end of the graph, before `backward` frees it
     ax=None,             # matplotlib axes to draw on; made if None
 ):                       # the axes
-    "Draw every Variable behind this one, with an arrow for each use: two arrows, used twice."
-    variables = _in_order(variable)
-    if len(variables) > 50:
-        raise ValueError(f'plot_graph draws up to 50 Variables, got {len(variables)}; try a part')
-    places = _places_by_dot(variable) or _places_by_depth(variables)
+    "Draw every Variable behind this one, up to 50, with an arrow for each use."
+    variables, places = _layout(variable)
     xs, ys = zip(*places.values())
     if ax is None:
         import matplotlib.pyplot as plt
@@ -839,7 +836,15 @@ def plot_graph(
     ax.axis('off')
     return ax
 
-# %% ../nbs/09_autograd.ipynb #34e2bd7a
+# %% ../nbs/09_autograd.ipynb #a688da78
+def _layout(variable):
+    "The Variables, and where each is drawn."
+    variables = _in_order(variable)
+    if len(variables) > 50:
+        raise ValueError(f'plot_graph draws up to 50 Variables, got {len(variables)}; try a part')
+    return variables, _places_by_dot(variable) or _places_by_depth(variables)
+
+
 def _size(xs, ys):
     return 2 + max(xs) - min(xs), 1.2 + 0.9 * (max(ys) - min(ys))
 
