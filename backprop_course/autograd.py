@@ -355,7 +355,7 @@ def take_backward(
     grad = grad_out.new_zeros(inp.numel())
     return grad.index_add_(0, places.reshape(-1), grad_out.reshape(-1)).reshape(inp.shape), None
 
-# %% ../nbs/09_autograd.ipynb #9b12edf2
+# %% ../nbs/09_autograd.ipynb #05843b26
 def _at(name, value, like=()):
     "`name` with its indices, right-aligned with the shape `like`: u, v, w where it is stretched."
     if not isinstance(value, Tensor) or not value.ndim:
@@ -371,7 +371,8 @@ def _lines(*templates):
     def lines(a, b):
         out = torch.broadcast_tensors(*(torch.as_tensor(x) for x in (a, b)))[0]
         entries = {name: _at(name, x, out.shape) for name, x in dict(a=a, b=b, out=out).items()}
-        numbers = tuple(f'grad_{{{name}}}' for name, x in zip('ab', (a, b)) if not isinstance(x, Tensor))
+        numbers = tuple(f'grad_{{{name}}}' for name, x in dict(a=a, b=b).items()
+                        if not isinstance(x, Tensor))
         return [text.format(**entries) for text in templates if not text.startswith(numbers)]
     return lines
 
@@ -504,7 +505,7 @@ register_rule(take, take_backward,
               indices=_moved, without={'einsum': 'a place is a number and no letter',
                                        'SymPy': 'letters do not follow index_add_'})
 
-# %% ../nbs/09_autograd.ipynb #e05fa70a
+# %% ../nbs/09_autograd.ipynb #723be753
 def _cat_lines(*inputs):
     lines, first = [], 0
     for number, inp in enumerate(inputs, start=1):
@@ -515,7 +516,8 @@ def _cat_lines(*inputs):
 
 
 register_rule(cat, cat_backward,
-              lambda normal: [(normal(2, 2), normal(1, 2)), (normal(1, 2), normal(2, 2), normal(1, 2))],
+              lambda normal: [(normal(2, 2), normal(1, 2)),
+                              (normal(1, 2), normal(2, 2), normal(1, 2))],
               indices=_cat_lines, without={'einsum': 'pieces in a row are no sum of products'})
 
 # %% ../nbs/09_autograd.ipynb #bb310401
@@ -738,7 +740,7 @@ def _check_step(variable):
         raise RuntimeError(f'a tensor that {step.f.__name__} read or made was changed or replaced '
                            f'after it ran; call backward() first, or change a copy')
 
-# %% ../nbs/09_autograd.ipynb #3b45c8d9
+# %% ../nbs/09_autograd.ipynb #092d7f8c
 def _parts(step, grad_out):
     "Call the rule: each Variable that went in, and what its gradient gets from this step."
     if step is None:  # a leaf
@@ -754,8 +756,8 @@ def _parts(step, grad_out):
         if not isinstance(inp, Variable):
             continue
         if grad is None:
-            raise RuntimeError(f'the rule of {name} has no gradient for input {place}, got a Variable '
-                               f'there; give its .data')
+            raise RuntimeError(f'the rule of {name} has no gradient for input {place}, and a Variable '
+                               f'is waiting for one; give its .data')
         check_same_shape(f'backward, after the rule of {name},', inp=inp.data, grad=grad)
         yield inp, grad
 
@@ -785,7 +787,7 @@ def to_dot(
     arrows = [f'  {start} -> {end};' for start, end in _edges(variables)]
     return '\n'.join(['digraph {', '  rankdir=LR;', *boxes, *arrows, '}'])
 
-# %% ../nbs/09_autograd.ipynb #e96cb585
+# %% ../nbs/09_autograd.ipynb #13d0cef0
 def _places_by_dot(variable):
     "Where `dot` puts each Variable; None if it is not installed or fails."
     if not shutil.which('dot'):
@@ -798,7 +800,7 @@ def _places_by_dot(variable):
     words = [line.split() for line in plain.splitlines() if line.startswith('node ')]
     return {int(at): (1.2 * float(x), float(y)) for _, at, x, y, *_ in words}
 
-
+# %% ../nbs/09_autograd.ipynb #cd5535b2
 def _places_by_depth(variables):
     "A column for each number of steps from the leaves; the oldest on top."
     depth, columns, places = [0] * len(variables), {}, {}
