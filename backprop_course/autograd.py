@@ -213,10 +213,10 @@ def sigmoid_backward(
     share = inp.sigmoid()
     return grad_out * share * (1 - share)
 
-# %% ../nbs/09_autograd.ipynb #a2f35ec6
+# %% ../nbs/09_autograd.ipynb #b342df7d
 def _stretch(grad_out, inp, dim):
     "`grad_out` of a sum over `dim`, as large as `inp` was; a view."
-    axes = range(inp.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
+    axes = [dim] if isinstance(dim, int) else dim or range(inp.ndim)  # () is all of them, as None
     axes = {axis % max(1, inp.ndim) for axis in axes}
     kept = [1 if axis in axes else size for axis, size in enumerate(inp.shape)]
     return grad_out.reshape(kept).expand(inp.shape)

@@ -332,6 +332,16 @@ def test_largest_share(dim):
     assert_close(ours.grad, theirs.grad)
 
 
+@pytest.mark.parametrize('dim', [(), [0, 1], (-1, -2), [1]])
+@pytest.mark.parametrize('keepdim', [False, True])
+def test_axes(dim, keepdim):
+    for name in ('sum', 'mean'):
+        ours = Variable(torch.arange(6.0).reshape(2, 3))
+        theirs = ours.data.clone().requires_grad_()
+        (getattr(ours, name)(dim, keepdim) ** 2).sum().backward(), (getattr(theirs, name)(dim, keepdim) ** 2).sum().backward()
+        assert_close(ours.grad, theirs.grad)
+
+
 def test_failing_forward_leaves_nothing_behind():
     leaf = Variable(torch.ones(2, 3))
     with pytest.raises(RuntimeError):
