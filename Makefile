@@ -11,7 +11,7 @@ help:
 	@echo 'make course   run every notebook and write pages to read to _course/'
 	@echo 'make lab      open JupyterLab on the course'
 	@echo 'make test     run everything that CI runs'
-	@echo 'make fuzz     try each property of tests/test_properties.py on 20,000 random examples, or EXAMPLES=50000'
+	@echo 'make fuzz     try each property of tests/test_properties*.py on 20,000 random examples, or EXAMPLES=50000'
 	@echo 'make bench    time the ladder, a training step against autograd, and tracing one'
 	@echo 'make readme   write README.md from nbs/index.ipynb'
 	@echo 'make picture  take the picture of the stepper in README.md anew (needs Chromium and chromedriver)'
@@ -34,7 +34,7 @@ test: $(VENV)/.installed
 
 # `make fuzz EXAMPLES=50000` hands the number on to tests/conftest.py.
 fuzz: $(VENV)/.installed
-	@$(RUN) -m pytest tests/test_properties.py --hypothesis-profile=fuzz --hypothesis-show-statistics
+	@$(RUN) -m pytest tests/test_properties.py tests/test_properties_autograd.py --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 lab: $(VENV)/.installed
 	@$(RUN) -m jupyterlab nbs

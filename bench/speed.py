@@ -10,6 +10,7 @@ from statistics import median, quantiles
 from time import perf_counter
 
 import torch
+from backprop_course.autograd import Variable
 from backprop_course.backward import forward_and_backward
 from backprop_course.broadcasting import matmul_broadcast
 from backprop_course.einsum import matmul_einsum, time_ladder
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 SIZES = [(50, 64, 50), (200, 100, 50), (64, 784, 50), (1024, 784, 256), (50000, 784, 50)]
-NAMES = ['autograd', 'functions', 'layers']
+NAMES = ['autograd', 'functions', 'layers', 'engine']
 TRACED = ['layers', 'traced', 'read']
 
 
@@ -44,6 +45,17 @@ def training_steps(batch: int, n_in: int, n_hidden: int, needs_inp_grad: bool) -
         model.backward()
         return [tensor.g for tensor in ours]
 
+    variables = [Variable(tensor) for tensor in (w1, b1, w2, b2)]
+    engine_inp = Variable(inp) if needs_inp_grad else inp
+
+    def engine():
+        leaves = [*variables, engine_inp] if needs_inp_grad else variables
+        for leaf in leaves:
+            leaf.zero_grad()
+        first_w, first_b, last_w, last_b = variables
+        Variable.lin(engine_inp, first_w, first_b).relu().lin(last_w, last_b).mse(targ).backward()
+        return [leaf.grad for leaf in leaves]
+
     peer = nn.Sequential(nn.Linear(n_in, n_hidden), nn.ReLU(), nn.Linear(n_hidden, 1))
     peer.load_state_dict({'0.weight': w1.T, '0.bias': b1, '2.weight': w2.T, '2.bias': b2})
     peer_inp = inp.clone().requires_grad_(needs_inp_grad)
@@ -56,7 +68,7 @@ def training_steps(batch: int, n_in: int, n_hidden: int, needs_inp_grad: bool) -
         grads = [first.weight.grad.T, first.bias.grad, last.weight.grad.T, last.bias.grad]
         return [*grads, peer_inp.grad] if needs_inp_grad else grads
 
-    return dict(zip(NAMES, [autograd, functions, layers]))
+    return dict(zip(NAMES, [autograd, functions, layers, engine]))
 
 
 def traced_steps(batch: int, n_in: int, n_hidden: int) -> dict[str, Callable]:
@@ -123,12 +135,13 @@ def show_training_steps(sizes: list[tuple[int, int, int]], repeats: int) -> None
           f'  autograd   torch.nn (Linear, ReLU, Linear, mse_loss, zero_grad, backward)\n'
           f'  functions  forward_and_backward of chapter 06\n'
           f'  layers     Model([Lin, Relu, Lin]) of chapter 07\n'
+          f'  engine     Variables of chapter 09; it computes the gradient of the input in either case\n'
           f'Microseconds a step, the median of {repeats} turns; then the ratio to autograd, its median and quartiles.\n'
           f'Below 1 is faster than autograd. torch {torch.__version__}, float32, CPU threads: {torch.get_num_threads()}.')
     for needs_inp_grad in (False, True):
         print(f'\nGradients of the parameters{" and of the input" if needs_inp_grad else " only"}:\n'
               f'{"batch":>6} {"in":>5} {"hidden":>6} {"autograd":>10} {"functions":>10} {"layers":>10}'
-              f' {"functions/autograd":>21} {"layers/autograd":>21}')
+              f' {"engine":>10} {"functions/autograd":>21} {"layers/autograd":>21} {"engine/autograd":>21}')
         for size in sizes:
             steps = training_steps(*size, needs_inp_grad)
             check_agreement(steps)

@@ -4,7 +4,7 @@ import os
 import pytest
 from hypothesis import settings
 
-# How many examples each property of test_properties.py is tried on: a few hundred, the same in each run; or by `make fuzz` as
+# How many examples each property of test_properties*.py is tried on: a few hundred, the same in each run; or by `make fuzz` as
 # many as the variable EXAMPLES says, new ones in each run. A failure prints the line that repeats it; nothing is kept on disk.
 settings.register_profile('test', max_examples=300, derandomize=True, deadline=None, database=None, print_blob=True)
 settings.register_profile('fuzz', settings.get_profile('test'), derandomize=False, max_examples=int(os.environ.get('EXAMPLES', 20_000)))

@@ -70,9 +70,9 @@ def test_readme_refuses_another_address(tmp_path):
 
 
 def test_bench_runs():
-    "That it runs and that all three ways agree; nothing about time."
+    "That it runs and that all four ways agree; nothing about time."
     done = python('bench/speed.py', '--sizes', '5,4,3', '1,2,1', '--repeats', '2')
-    assert done.returncode == 0 and 'layers/autograd' in done.stdout and '@' in done.stdout and 'traced/layers' in done.stdout, done.stdout
+    assert done.returncode == 0 and 'engine/autograd' in done.stdout and '@' in done.stdout and 'traced/layers' in done.stdout, done.stdout
 
 
 def test_bench_refuses_wrong_gradients(tmp_path):
