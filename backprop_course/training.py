@@ -28,10 +28,11 @@ from .backward import register_rule
 from .checks import check_shapes
 from .modules import LayerFunction
 
-# %% ../nbs/10_training.ipynb #197203fc
+# %% ../nbs/10_training.ipynb #7486300a
 def _check_logits(caller, **logits):
     "One row of at least one number for each picture."
-    sizes = check_shapes(caller, **{name: (value, 'batch n_classes') for name, value in logits.items()})
+    shaped = {name: (value, 'batch n_classes') for name, value in logits.items()}
+    sizes = check_shapes(caller, **shaped)
     if not sizes['n_classes']:
         raise ValueError(f'{caller} expects at least one class, got none')
 
@@ -84,14 +85,15 @@ register_rule(
              'grad_inp[i, c] += -exp(out[i, c]) * grad_out[i, k]'],
     without={'einsum': 'a logarithm of a sum of powers is no sum of products'})
 
-# %% ../nbs/10_training.ipynb #2d3a8b1a
+# %% ../nbs/10_training.ipynb #d02cef08
 def _check_labels(caller, inp, targ):
     "Class numbers, whole and in range, one for each row of `inp`."
     _check_logits(caller, inp=inp)
-    if not isinstance(targ, Tensor) or targ.is_floating_point() or targ.is_complex() or targ.dtype == torch.bool:
-        kind = targ.dtype if isinstance(targ, Tensor) else type(targ).__name__
-        raise TypeError(f'{caller} expects a tensor of whole numbers, the classes, in targ, got {kind}; '
-                        f'try {"targ.long()" if isinstance(targ, Tensor) else "torch.tensor(targ)"}')
+    kind = targ.dtype if isinstance(targ, Tensor) else type(targ).__name__
+    if kind not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
+        mend = 'targ.long()' if isinstance(targ, Tensor) else 'torch.tensor(targ)'
+        raise TypeError(f'{caller} expects a tensor of whole numbers, the classes, in targ, '
+                        f'got {kind}; try {mend}')
     batch, n_classes = inp.shape
     if targ.shape != (batch,):
         mends = {(batch, 1): '; try targ.squeeze(-1)', (batch, n_classes): '; try targ.argmax(1)'}
@@ -104,12 +106,12 @@ def _check_labels(caller, inp, targ):
         raise ValueError(f'{caller} expects classes from 0 to {n_classes - 1}, '
                          f'got {targ.min().item()} to {targ.max().item()}')
 
-# %% ../nbs/10_training.ipynb #625210bc
+# %% ../nbs/10_training.ipynb #543343bc
 def cross_entropy(
     inp: Tensor,   # logits, (batch, n_classes), of any finite size
     targ: Tensor,  # the right class of each row, whole numbers, (batch,)
 ) -> Tensor:       # the loss, a single number: shape ()
-    "The mean of minus the logarithm of the right class's share; `nan` for an empty batch, as PyTorch's."
+    "Minus the logarithm of the right class's share, on average; `nan` if empty, as PyTorch's."
     _check_labels('cross_entropy', inp, targ)
     return -log_softmax(inp).gather(1, targ.long()[:, None]).mean()
 
@@ -126,11 +128,12 @@ def cross_entropy_backward(
     right = (targ[:, None] == torch.arange(n_classes, device=targ.device)).to(inp.dtype)
     return grad_out / max(1, batch) * (log_softmax(inp).exp() - right), None  # empty: divided by 1
 
-# %% ../nbs/10_training.ipynb #2b8b6692
+# %% ../nbs/10_training.ipynb #6d5bfc8b
 register_rule(
     cross_entropy, cross_entropy_backward,
     lambda normal: [(normal(2, 3), torch.tensor([2, 0])), (normal(1, 4), torch.tensor([3])),
-                    (normal(3, 1), torch.tensor([0, 0, 0])), (normal(4, 2), torch.tensor([1, 1, 0, 1]))],
+                    (normal(3, 1), torch.tensor([0, 0, 0])),
+                    (normal(4, 2), torch.tensor([1, 1, 0, 1]))],
     indices='grad_inp[i, c] += grad_out / len(targ) * '
             '(exp(inp[i, c]) / sum(map(exp, list(inp)[i])) - (c == targ[i]))',
     without={'einsum': 'a logarithm of a sum of powers is no sum of products'})
@@ -141,7 +144,7 @@ class CrossEntropy(LayerFunction):
     def forward(self, inp, targ): return cross_entropy(inp, targ)
     def backward_rule(self, grad_out, inp, targ): return cross_entropy_backward(grad_out, inp, targ)
 
-# %% ../nbs/10_training.ipynb #e9e63562
+# %% ../nbs/10_training.ipynb #0b9755e3
 class Data(NamedTuple):
     "Pictures as rows of numbers, and their classes, in two parts."
     inp: Tensor         # to train on, (rows, pixels)
@@ -165,9 +168,10 @@ def _scaled(inp, targ, valid_inp, valid_targ):
 
 
 def digits() -> Data:  # rows of 64 pixels
-    "The 1,797 handwritten digits that come with scikit-learn (Alpaydin and Kaynak 1998); every fifth validates."
-    pixels, labels = _need('digits', 'sklearn.datasets', 'scikit-learn').load_digits(return_X_y=True)
-    pixels, labels = torch.tensor(pixels, dtype=torch.float32), torch.tensor(labels, dtype=torch.int64)
+    "The 1,797 digits that come with scikit-learn (Alpaydin and Kaynak 1998); every fifth validates."
+    sets = _need('digits', 'sklearn.datasets', 'scikit-learn')
+    pixels, labels = map(torch.tensor, sets.load_digits(return_X_y=True))
+    pixels, labels = pixels.float(), labels.long()
     valid = torch.arange(len(pixels)) % 5 == 4
     return _scaled(pixels[~valid], labels[~valid], pixels[valid], labels[valid])
 
@@ -181,24 +185,26 @@ def accuracy(
     right = (inp.argmax(1) == targ) & ~inp.isnan().any(1)
     return right.double().mean().item()
 
-# %% ../nbs/10_training.ipynb #69e6dc15
+# %% ../nbs/10_training.ipynb #ff2c3aac
 class Optimizer:
     "Changes parameters in place, by `lr` times the `direction` that a subclass chooses."
 
     def __init__(self, parameters: Iterable[Tensor], lr: float):
         self.parameters = list({id(p): p for p in parameters}.values())
         if not self.parameters:
-            raise ValueError(f'{type(self).__name__} expects parameters, got none; is a layer not registered?')
+            raise ValueError(f'{type(self).__name__} expects parameters, got none; '
+                             f'is a layer not registered?')
         _check_range(type(self).__name__, lr=(lr, 0, math.inf))
         self.lr, self.steps = lr, 0
 
     def direction(self, place: int, grad: Tensor) -> Tensor:  # for the parameter at `place`
-        raise NotImplementedError(f'{type(self).__name__} has no direction; define direction(self, place, grad)')
+        raise NotImplementedError(f'{type(self).__name__} has no direction; '
+                                  f'define direction(self, place, grad)')
 
     @torch.no_grad()
     def step(self) -> None:
         "Change every parameter once."
-        found = [_numbers_and_gradient(type(self).__name__, place, p) for place, p in enumerate(self.parameters)]
+        found = [_numbers_and_gradient(type(self).__name__, *one) for one in enumerate(self.parameters)]
         self.steps += 1
         for place, (numbers, grad) in enumerate(found):
             numbers -= self.lr * self.direction(place, grad)
@@ -210,31 +216,33 @@ class Optimizer:
             if hasattr(parameter, 'g'):
                 parameter.g = None
 
-# %% ../nbs/10_training.ipynb #70f010ec
+# %% ../nbs/10_training.ipynb #caf2c2d1
 def _check_range(caller, **numbers):
     "name=(number, least, most): `ValueError` unless least <= number < most."
     for name, (number, least, most) in numbers.items():
         if not isinstance(number, (int, float)) or not least <= number < most:
-            raise ValueError(f'{caller} expects {name} from {least} to below {most}, got {number!r}')
+            raise ValueError(f'{caller} expects {name} from {least} to below {most}, '
+                             f'got {number!r}')
 
 
 def _numbers_and_gradient(caller, place, parameter):
-    "The tensor to change in place, and its gradient; `RuntimeError` where there is not exactly one."
+    "The tensor to change in place, and its gradient; `RuntimeError` unless there is exactly one."
     numbers = parameter.detach() if isinstance(parameter, Tensor) else parameter.data
     found = [grad for grad in (getattr(parameter, 'g', None), parameter.grad) if grad is not None]
     if len(found) != 1:
         what = 'both .g and .grad are set' if found else 'nobody has written a gradient'
         mend = 'zero_grad() before the forward pass' if found else 'backward() before step()'
-        raise RuntimeError(f'{caller}.step(), parameter {place} of shape {tuple(numbers.shape)}: {what}; run {mend}')
+        raise RuntimeError(f'{caller}.step(), parameter {place} of shape {tuple(numbers.shape)}: '
+                           f'{what}; run {mend}')
     grad = getattr(found[0], 'data', found[0])
     if grad.shape != numbers.shape:
         raise ValueError(f'{caller}.step(), parameter {place}: expects a gradient of shape '
                          f'{tuple(numbers.shape)}, got {tuple(grad.shape)}')
     return numbers, grad
 
-# %% ../nbs/10_training.ipynb #f76ffd40
+# %% ../nbs/10_training.ipynb #c8b6f27c
 class SGD(Optimizer):
-    "Gradient descent with momentum: `v = momentum * v + grad`, then `w -= lr * v`, as `torch.optim.SGD`."
+    "Gradient descent: `v = momentum * v + grad`, then `w -= lr * v`, as `torch.optim.SGD`."
 
     def __init__(
         self,
@@ -250,7 +258,7 @@ class SGD(Optimizer):
         self.velocity[place] = self.momentum * self.velocity[place] + grad
         return self.velocity[place]
 
-# %% ../nbs/10_training.ipynb #0ea76e77
+# %% ../nbs/10_training.ipynb #fe3f1a83
 class Adam(Optimizer):
     "Algorithm 1 of Kingma and Ba (2015), as `torch.optim.Adam`."
 
@@ -270,9 +278,10 @@ class Adam(Optimizer):
         (b1, b2), t = self.betas, self.steps
         self.mean[place] = b1 * self.mean[place] + (1 - b1) * grad
         self.square[place] = b2 * self.square[place] + (1 - b2) * grad ** 2
-        return self.mean[place] / (1 - b1 ** t) / ((self.square[place] / (1 - b2 ** t)).sqrt() + self.eps)
+        mean, square = self.mean[place] / (1 - b1 ** t), self.square[place] / (1 - b2 ** t)
+        return mean / (square.sqrt() + self.eps)
 
-# %% ../nbs/10_training.ipynb #d6398ae5
+# %% ../nbs/10_training.ipynb #11f06ffc
 def batches(
     inp: Tensor,   # (rows, ...)
     targ: Tensor,  # (rows, ...)
@@ -281,26 +290,27 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:   # batches of (inp, targ)
     "One epoch: each row once."
     if len(inp) != len(targ):
-        raise ValueError(f'batches expects as many targets as inputs, got {len(inp)} and {len(targ)}')
+        raise ValueError(f'batches expects a target for each input, got {len(targ)} for {len(inp)}')
     if not isinstance(size, int) or size < 1:
         raise ValueError(f'batches expects a size of at least 1, got {size!r}')
-    order = torch.arange(len(inp)) if generator is None else torch.randperm(len(inp), generator=generator)
+    shuffled = generator is not None
+    order = torch.randperm(len(inp), generator=generator) if shuffled else torch.arange(len(inp))
     return ((inp[rows], targ[rows]) for rows in order.split(size) if len(rows))
 
-# %% ../nbs/10_training.ipynb #0e6abf3c
+# %% ../nbs/10_training.ipynb #96aa7b8c
 @dataclass
 class History:
     "What `fit` wrote down."
     losses: list[float] = field(default_factory=list)        # of each step's batch
     valid_losses: list[float] = field(default_factory=list)  # after each epoch
-    accuracies: list[float] = field(default_factory=list)    # on the validation data, after each epoch
+    accuracies: list[float] = field(default_factory=list)    # the same, on the validation data
 
     def epoch_losses(self) -> list[float]:
         "The mean of the losses of each epoch's batches."
-        steps = len(self.losses) // max(1, len(self.valid_losses))
-        return [sum(self.losses[epoch * steps:][:steps]) / steps for epoch in range(len(self.valid_losses))]
+        epochs = len(self.valid_losses)
+        return torch.tensor(self.losses).view(epochs, -1).mean(1).tolist() if epochs else []
 
-
+# %% ../nbs/10_training.ipynb #87be7473
 def _with_bar(epochs, progress):
     "The numbers of the epochs, and a function that shows how things stand after each."
     if not progress:
@@ -312,19 +322,21 @@ def _with_bar(epochs, progress):
     bar = tqdm(range(epochs), unit='epoch')
     return bar, bar.set_postfix_str
 
-# %% ../nbs/10_training.ipynb #84903d20
+# %% ../nbs/10_training.ipynb #c77083bb
 def fit(
-    model,                 # model(inp, targ) -> loss, model.backward(), model.predict(inp) -> logits
+    model,                 # model(inp, targ) -> loss; model.backward(); model.predict(inp) -> logits
     optimizer,             # has step() and zero_grad(): ours, or one of PyTorch's
     data: Data,            # inp, targ, valid_inp, valid_targ
-    epochs: int,
-    batch_size: int = 50,
+    epochs: int,           # how often each row is seen
+    batch_size: int = 50,  # rows for each step
     *,
     generator: torch.Generator | None,  # for the order of the rows; None does not shuffle
     progress: bool = True,              # show a bar
-) -> History:
+) -> History:              # the losses and accuracies on the way
     "Train a classifier in place; validate it after each epoch."
     inp, targ, valid_inp, valid_targ = data
+    if not len(inp) or not len(valid_inp):
+        raise ValueError(f'fit expects rows in both parts, got {len(inp)} and {len(valid_inp)}')
     history = History()
     rounds, show = _with_bar(epochs, progress)
     for _ in rounds:
@@ -336,22 +348,23 @@ def fit(
         out = model.predict(valid_inp)
         history.valid_losses.append(cross_entropy(out, valid_targ).item())
         history.accuracies.append(accuracy(out, valid_targ))
-        show(f'validation loss {history.valid_losses[-1]:.3f}, accuracy {history.accuracies[-1]:.1%}')
+        show(f'loss {history.valid_losses[-1]:.3f}, accuracy {history.accuracies[-1]:.1%}')
     return history
 
-
+# %% ../nbs/10_training.ipynb #d0bf8de5
 def _finite(loss, steps):
+    "The loss, unless it is no number; what comes after such a loss is none either."
     if not math.isfinite(loss):
-        raise FloatingPointError(f'the loss is {loss} after {steps} steps; try a smaller lr, and look for '
-                                 f'inf or nan in the data')
+        raise FloatingPointError(f'the loss is {loss} after {steps} steps; try a smaller lr, and look '
+                                 f'for inf or nan in the data')
     return loss
 
-# %% ../nbs/10_training.ipynb #fc635ff6
+# %% ../nbs/10_training.ipynb #b1d0115d
 def plot_history(
     history: History,  # from `fit`
     ax=None,           # two matplotlib axes to draw on; made if None
 ):                     # the two axes
-    "Draw both losses at the left, on a logarithmic axis, and the errors on the validation data at the right."
+    "Draw both losses at the left, on a logarithmic axis, and the wrong answers at the right."
     if not history.valid_losses:
         raise ValueError('plot_history expects at least one epoch, got none')
     if ax is None:
@@ -363,12 +376,13 @@ def plot_history(
         ax[0].semilogy(epochs, losses, color=colour, marker=marker, ms=4, label=name)
     ax[0].set(xlabel='epoch', ylabel='loss')
     ax[0].legend()
-    ax[1].plot(epochs, [100 * (1 - right) for right in history.accuracies], color='#D55E00', marker='s', ms=4)
+    wrong = [100 * (1 - right) for right in history.accuracies]
+    ax[1].plot(epochs, wrong, color='#D55E00', marker='s', ms=4)
     ax[1].set(xlabel='epoch', ylabel='wrong answers in %', title='validation')
     ax[1].set_ylim(bottom=0)
     return ax
 
-# %% ../nbs/10_training.ipynb #05a43724
+# %% ../nbs/10_training.ipynb #20f7f214
 def confusion(
     inp: Tensor,   # logits, (batch, n_classes)
     targ: Tensor,  # the right class of each row, (batch,)
@@ -379,13 +393,13 @@ def confusion(
     pairs = targ.long() * n_classes + inp.argmax(1)
     return pairs.bincount(minlength=n_classes ** 2).view(n_classes, n_classes)
 
-
+# %% ../nbs/10_training.ipynb #0706aba6
 def plot_confusion(
     inp: Tensor,   # logits, (batch, n_classes)
     targ: Tensor,  # the right class of each row, (batch,)
     ax=None,       # matplotlib axes to draw on; made if None
 ):                 # the axes
-    "Draw the confusion matrix: mistakes in colour, the right answers on the grey diagonal."
+    "Draw the confusion matrix, the mistakes in orange and bold."
     counts = confusion(inp, targ).cpu()
     if ax is None:
         import matplotlib.pyplot as plt
@@ -395,12 +409,13 @@ def plot_confusion(
     for right, row in enumerate(counts.tolist()):
         for answer, count in enumerate(row):
             if count:
-                ax.text(answer, right, count, ha='center', va='center', color='#777777' if right == answer else 'black',
-                        weight='normal' if right == answer else 'bold')
-    ax.set(xlabel='answer', ylabel='right class', xticks=range(len(counts)), yticks=range(len(counts)))
+                look = {} if right == answer else {'weight': 'bold', 'size': 12}
+                ax.text(answer, right, count, ha='center', va='center', **look)
+    places = range(len(counts))
+    ax.set(xlabel='answer', ylabel='right class', xticks=places, yticks=places)
     return ax
 
-# %% ../nbs/10_training.ipynb #d52b2edd
+# %% ../nbs/10_training.ipynb #73468106
 def plot_worst(
     pictures: Tensor,  # (batch, height, width), or rows of a square picture's pixels
     inp: Tensor,       # logits, (batch, n_classes)
@@ -410,24 +425,29 @@ def plot_worst(
 ):                     # the axes
     "Draw the pictures with the largest losses, the worst first."
     _check_labels('plot_worst', inp, targ)
-    side = math.isqrt(pictures.shape[-1])
-    if len(pictures) != len(inp) or pictures.ndim not in (2, 3) or pictures.ndim == 2 and side ** 2 != pictures.shape[1]:
-        raise ValueError(f'plot_worst expects {len(inp)} pictures, (height, width) or square ones as rows, '
-                         f'got {tuple(pictures.shape)}')
-    count = min(count, len(inp))
-    if count < 1:
-        raise ValueError('plot_worst expects at least one picture to show, got none')
+    pictures = _as_pictures('plot_worst', pictures, len(inp))
     losses = -log_softmax(inp).gather(1, targ.long()[:, None]).squeeze(1)
+    worst = losses.topk(min(count, len(inp))).indices.tolist()
     if ax is None:
         import matplotlib.pyplot as plt
-        _, ax = plt.subplots(1, count, figsize=(1.05 * count, 1.6), layout='constrained', squeeze=False)
-        ax = ax[0]
-    for one, row in zip(ax, losses.topk(count).indices.tolist()):
-        one.imshow(pictures[row].cpu().view(side, side) if pictures.ndim == 2 else pictures[row].cpu(), cmap='gray_r')
-        one.set(title=f'{targ[row]}, not {inp[row].argmax()}' if inp[row].argmax() != targ[row] else f'{targ[row]}, right')
+        size = (1.05 * len(worst), 1.6)
+        ax = plt.subplots(1, len(worst), figsize=size, layout='constrained', squeeze=False)[1][0]
+    for one, row in zip(ax, worst):
+        right, answer = targ[row].item(), inp[row].argmax().item()
+        one.imshow(pictures[row], cmap='gray_r')
         one.set(xticks=[], yticks=[])
-        one.title.set_fontsize(10)
+        one.set_title(f'{right}, right' if right == answer else f'{right}, not {answer}', size=10)
     return ax
+
+# %% ../nbs/10_training.ipynb #c2fc666b
+def _as_pictures(caller, pictures, count):
+    "As (batch, height, width) on the CPU; rows of pixels are taken for squares."
+    side = math.isqrt(pictures.shape[-1]) if pictures.ndim else 0
+    square = pictures.ndim == 2 and side ** 2 == pictures.shape[1]
+    if not (square or pictures.ndim == 3) or len(pictures) != count or not count:
+        raise ValueError(f'{caller} expects a picture for each of the {count} rows, at least one, '
+                         f'(height, width) or a square as a row, got {tuple(pictures.shape)}')
+    return pictures.cpu().reshape(count, side, side) if square else pictures.cpu()
 
 # %% ../nbs/10_training.ipynb #96d6046a
 class AutogradModel:
@@ -447,7 +467,7 @@ class AutogradModel:
         with torch.no_grad():
             return self._predict(inp).data
 
-# %% ../nbs/10_training.ipynb #e68cd8f4
+# %% ../nbs/10_training.ipynb #7de67beb
 _MNIST = {name: ndim for part in ('train', 't10k')
           for name, ndim in ((f'{part}-images-idx3-ubyte', 3), (f'{part}-labels-idx1-ubyte', 1))}
 
@@ -465,56 +485,70 @@ def _find_idx(folder, name):
 
 
 def _read_bytes(path, count):
-    "Up to `count` bytes, and whether there are more; the whole file is never unpacked blindly."
+    "Up to `count` bytes, and whether there are more; whatever the header says, no more than there are."
+    pieces, left = [], count
     try:
         with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
-            return file.read(count), bool(file.read(1))
+            while left and (piece := file.read(min(left, 1 << 20))):
+                pieces.append(piece)
+                left -= len(piece)
+            return b''.join(pieces), bool(file.read(1))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f'{path} is damaged: it cannot be unpacked ({error}); get it again') from error
+        raise ValueError(f'{path} is damaged, it cannot be unpacked: {error}; get it again') from error
 
-# %% ../nbs/10_training.ipynb #2ef06323
+# %% ../nbs/10_training.ipynb #d4ae215e
 def _read_idx(path, ndim):
     "The bytes of an IDX file with `ndim` axes, as a tensor."
     start = 4 + 4 * ndim
     header, _ = _read_bytes(path, start)
-    kind = {3: 'pictures', 1: 'labels'}
-    if len(header) >= 4 and header[:3] == b'\0\0\x08' and header[3] in kind and header[3] != ndim:
-        raise ValueError(f'{path} should hold {kind[ndim]}, and holds {kind[header[3]]}; are two files exchanged?')
-    if header[:4] != bytes([0, 0, 8, ndim])[:len(header)]:
-        packed = ' (it is packed: add .gz to its name)' if header[:2] == b'\x1f\x8b' else ''
-        raise ValueError(f'{path} is no IDX file of {kind[ndim]}: expected it to begin with the bytes '
-                         f'{bytes([0, 0, 8, ndim]).hex(" ")}, got {header[:4].hex(" ")}{packed}')
+    _check_kind(path, header, ndim)
+    if len(header) < start:
+        raise ValueError(f'{path} is truncated: expected {start} bytes of header, got {len(header)}; '
+                         f'get it again')
     shape = [int.from_bytes(header[at:at + 4], 'big') for at in range(4, start, 4)]
-    expected = math.prod(shape)
-    content, more = _read_bytes(path, start + expected) if len(header) == start else (header, False)
-    if len(content) != start + expected or len(header) != start:
-        raise ValueError(f'{path} is truncated: its header says {expected:,} bytes for {tuple(shape)}, '
-                         f'got {max(0, len(content) - start):,}; get it again')
-    if more or not expected:
-        raise ValueError(f'{path} {"goes on after" if more else "holds"} the {expected:,} bytes of its {tuple(shape)}')
+    count = math.prod(shape)
+    content, more = _read_bytes(path, start + count)
+    if more or len(content) < start + count:
+        got = 'more; is it another file?' if more else f'{len(content) - start:,}; get it again'
+        raise ValueError(f'{path} {"is too long" if more else "is truncated"}: its header says {count:,} '
+                         f'bytes for {tuple(shape)}, got {got}')
+    if not count:
+        raise ValueError(f'{path} holds nothing: its header says {tuple(shape)}')
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
 
-# %% ../nbs/10_training.ipynb #52d33bd0
+
+def _check_kind(path, header, ndim):
+    "The first four bytes: two of 0, 8 for bytes, and the number of axes."
+    kinds, wanted = {3: 'pictures', 1: 'labels'}, bytes([0, 0, 8, ndim])
+    if header[:4] == wanted[:len(header)]:
+        return
+    if header[:3] == wanted[:3] and header[3] in kinds:
+        raise ValueError(f'{path} should hold {kinds[ndim]}, and holds {kinds[header[3]]}; '
+                         f'are two files exchanged?')
+    packed = '; it is packed, so add .gz to its name' if header[:2] == b'\x1f\x8b' else ''
+    raise ValueError(f'{path} is no IDX file of {kinds[ndim]}: expected it to begin with the bytes '
+                     f'{wanted.hex(" ")}, got {header[:4].hex(" ")}{packed}')
+
+# %% ../nbs/10_training.ipynb #b5ecc790
 def mnist(
     folder: str | os.PathLike,  # where the four files are
 ) -> Data:                      # rows of 784 pixels, 60,000 and 10,000 of them
-    "MNIST, or data of the same form, from its four IDX files, plain or .gz (LeCun, Cortes and Burges 1998)."
-    folder = Path(folder)
-    paths = [_find_idx(folder, name) for name in _MNIST]
-    parts = [_read_idx(path, ndim) for path, ndim in zip(paths, _MNIST.values())]
-    for (images, labels), (images_path, labels_path) in zip((parts[:2], parts[2:]), (paths[:2], paths[2:])):
-        if len(images) != len(labels):
-            raise ValueError(f'{images_path} has {len(images):,} pictures and {labels_path} '
-                             f'{len(labels):,} labels; they do not belong together')
-        if labels.max() > 9:
-            raise ValueError(f'{labels_path} expects labels from 0 to 9, got {labels.max().item()}')
-    if parts[0].shape[1:] != parts[2].shape[1:]:
-        raise ValueError(f'the pictures are {tuple(parts[0].shape[1:])} in {paths[0]} and '
-                         f'{tuple(parts[2].shape[1:])} in {paths[2]}')
-    if parts[0].min() == parts[0].max():
+    "MNIST (LeCun, Cortes and Burges 1998), or the like, from its four IDX files, plain or .gz."
+    paths = [_find_idx(Path(folder), name) for name in _MNIST]
+    images, labels, test_images, test_labels = map(_read_idx, paths, _MNIST.values())
+    for pair, some, classes in ((paths[:2], images, labels), (paths[2:], test_images, test_labels)):
+        if len(some) != len(classes):
+            raise ValueError(f'{pair[0]} has {len(some):,} pictures and {pair[1]} {len(classes):,} '
+                             f'labels; they do not belong together')
+        if classes.max() > 9:
+            raise ValueError(f'{pair[1]} should hold labels from 0 to 9, got {classes.max().item()}')
+    if images.shape[1:] != test_images.shape[1:]:
+        raise ValueError(f'the pictures are {tuple(images.shape[1:])} in {paths[0]} and '
+                         f'{tuple(test_images.shape[1:])} in {paths[2]}')
+    if images.min() == images.max():
         raise ValueError(f'all pixels in {paths[0]} are equal, so there is nothing to learn from')
-    images, labels, test_images, test_labels = parts
-    return _scaled(images.flatten(1).float(), labels.long(), test_images.flatten(1).float(), test_labels.long())
+    return _scaled(images.flatten(1).float(), labels.long(),
+                   test_images.flatten(1).float(), test_labels.long())
 
 # %% ../nbs/10_training.ipynb #83b90b8e
 def _named(model):
@@ -559,7 +593,7 @@ def save_parameters(
     part.write_bytes(content)
     os.replace(part, path)
 
-# %% ../nbs/10_training.ipynb #34c9515d
+# %% ../nbs/10_training.ipynb #c5546aa6
 def load_parameters(
     model,                    # of the same form as the one that was saved; changed in place
     path: str | os.PathLike,  # what `save_parameters` wrote
@@ -581,15 +615,14 @@ def load_parameters(
         for name, parameter in named.items():
             parameter.copy_(tensors[name])
 
-
+# %% ../nbs/10_training.ipynb #989f2907
 def _check_form_of(path, named, tensors):
     "`ValueError` unless the names, shapes and dtypes of the file are those of the model."
     missing, strange = sorted(named.keys() - tensors.keys()), sorted(tensors.keys() - named.keys())
     if missing or strange:
-        raise ValueError(f'{path} does not fit the model: missing {missing or "nothing"}, not in the model '
-                         f'{strange or "nothing"}')
+        raise ValueError(f'{path} does not fit the model: missing {missing or "nothing"}, '
+                         f'not in the model {strange or "nothing"}')
     for name, parameter in named.items():
-        expected, got = ((tuple(one.shape), one.dtype) for one in (parameter, tensors[name]))
-        if expected != got:
-            raise ValueError(f'{path} does not fit the model: {name} should be {expected[0]}, {expected[1]}, '
-                             f'got {got[0]}, {got[1]}')
+        wanted, got = (f'{tuple(one.shape)}, {one.dtype}' for one in (parameter, tensors[name]))
+        if wanted != got:
+            raise ValueError(f'{path} does not fit the model: {name} should be {wanted}, got {got}')
