@@ -144,7 +144,7 @@ class CrossEntropy(LayerFunction):
     def forward(self, inp, targ): return cross_entropy(inp, targ)
     def backward_rule(self, grad_out, inp, targ): return cross_entropy_backward(grad_out, inp, targ)
 
-# %% ../nbs/10_training.ipynb #0b9755e3
+# %% ../nbs/10_training.ipynb #bcc4256c
 class Data(NamedTuple):
     "Pictures as rows of numbers, and their classes, in two parts."
     inp: Tensor         # to train on, (rows, pixels)
@@ -168,7 +168,7 @@ def _scaled(inp, targ, valid_inp, valid_targ):
 
 
 def digits() -> Data:  # rows of 64 pixels
-    "The 1,797 digits that come with scikit-learn (Alpaydin and Kaynak 1998); every fifth validates."
+    "The 1,797 digits of scikit-learn (Alpaydin and Kaynak 1998); every fifth one validates."
     sets = _need('digits', 'sklearn.datasets', 'scikit-learn')
     pixels, labels = map(torch.tensor, sets.load_digits(return_X_y=True))
     pixels, labels = pixels.float(), labels.long()
@@ -185,7 +185,7 @@ def accuracy(
     right = (inp.argmax(1) == targ) & ~inp.isnan().any(1)
     return right.double().mean().item()
 
-# %% ../nbs/10_training.ipynb #ff2c3aac
+# %% ../nbs/10_training.ipynb #fb460c1f
 class Optimizer:
     "Changes parameters in place, by `lr` times the `direction` that a subclass chooses."
 
@@ -204,7 +204,8 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         "Change every parameter once."
-        found = [_numbers_and_gradient(type(self).__name__, *one) for one in enumerate(self.parameters)]
+        name = type(self).__name__
+        found = [_numbers_and_gradient(name, *one) for one in enumerate(self.parameters)]
         self.steps += 1
         for place, (numbers, grad) in enumerate(found):
             numbers -= self.lr * self.direction(place, grad)
@@ -322,9 +323,9 @@ def _with_bar(epochs, progress):
     bar = tqdm(range(epochs), unit='epoch')
     return bar, bar.set_postfix_str
 
-# %% ../nbs/10_training.ipynb #c77083bb
+# %% ../nbs/10_training.ipynb #274b2ec7
 def fit(
-    model,                 # model(inp, targ) -> loss; model.backward(); model.predict(inp) -> logits
+    model,                 # has model(inp, targ) -> loss, backward() and predict(inp) -> logits
     optimizer,             # has step() and zero_grad(): ours, or one of PyTorch's
     data: Data,            # inp, targ, valid_inp, valid_targ
     epochs: int,           # how often each row is seen
@@ -351,12 +352,12 @@ def fit(
         show(f'loss {history.valid_losses[-1]:.3f}, accuracy {history.accuracies[-1]:.1%}')
     return history
 
-# %% ../nbs/10_training.ipynb #d0bf8de5
+# %% ../nbs/10_training.ipynb #b3e94da3
 def _finite(loss, steps):
     "The loss, unless it is no number; what comes after such a loss is none either."
     if not math.isfinite(loss):
-        raise FloatingPointError(f'the loss is {loss} after {steps} steps; try a smaller lr, and look '
-                                 f'for inf or nan in the data')
+        raise FloatingPointError(f'the loss is {loss} after {steps} steps; try a smaller lr, and '
+                                 f'look for inf or nan in the data')
     return loss
 
 # %% ../nbs/10_training.ipynb #b1d0115d
@@ -467,7 +468,7 @@ class AutogradModel:
         with torch.no_grad():
             return self._predict(inp).data
 
-# %% ../nbs/10_training.ipynb #7de67beb
+# %% ../nbs/10_training.ipynb #f1b1e7e6
 _MNIST = {name: ndim for part in ('train', 't10k')
           for name, ndim in ((f'{part}-images-idx3-ubyte', 3), (f'{part}-labels-idx1-ubyte', 1))}
 
@@ -485,7 +486,7 @@ def _find_idx(folder, name):
 
 
 def _read_bytes(path, count):
-    "Up to `count` bytes, and whether there are more; whatever the header says, no more than there are."
+    "Up to `count` bytes, and whether there are more; a wrong `count` takes no memory."
     pieces, left = [], count
     try:
         with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
@@ -494,24 +495,24 @@ def _read_bytes(path, count):
                 left -= len(piece)
             return b''.join(pieces), bool(file.read(1))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f'{path} is damaged, it cannot be unpacked: {error}; get it again') from error
+        raise ValueError(f'{path} is damaged: {error}; get it again') from error
 
-# %% ../nbs/10_training.ipynb #d4ae215e
+# %% ../nbs/10_training.ipynb #70045499
 def _read_idx(path, ndim):
     "The bytes of an IDX file with `ndim` axes, as a tensor."
     start = 4 + 4 * ndim
     header, _ = _read_bytes(path, start)
     _check_kind(path, header, ndim)
     if len(header) < start:
-        raise ValueError(f'{path} is truncated: expected {start} bytes of header, got {len(header)}; '
-                         f'get it again')
+        raise ValueError(f'{path} is truncated: expected {start} bytes of header, '
+                         f'got {len(header)}; get it again')
     shape = [int.from_bytes(header[at:at + 4], 'big') for at in range(4, start, 4)]
     count = math.prod(shape)
     content, more = _read_bytes(path, start + count)
     if more or len(content) < start + count:
         got = 'more; is it another file?' if more else f'{len(content) - start:,}; get it again'
-        raise ValueError(f'{path} {"is too long" if more else "is truncated"}: its header says {count:,} '
-                         f'bytes for {tuple(shape)}, got {got}')
+        what = 'is too long' if more else 'is truncated'
+        raise ValueError(f'{path} {what}: its header says {count:,} bytes for {tuple(shape)}, got {got}')
     if not count:
         raise ValueError(f'{path} holds nothing: its header says {tuple(shape)}')
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
@@ -529,7 +530,7 @@ def _check_kind(path, header, ndim):
     raise ValueError(f'{path} is no IDX file of {kinds[ndim]}: expected it to begin with the bytes '
                      f'{wanted.hex(" ")}, got {header[:4].hex(" ")}{packed}')
 
-# %% ../nbs/10_training.ipynb #b5ecc790
+# %% ../nbs/10_training.ipynb #66684eb0
 def mnist(
     folder: str | os.PathLike,  # where the four files are
 ) -> Data:                      # rows of 784 pixels, 60,000 and 10,000 of them
@@ -541,7 +542,7 @@ def mnist(
             raise ValueError(f'{pair[0]} has {len(some):,} pictures and {pair[1]} {len(classes):,} '
                              f'labels; they do not belong together')
         if classes.max() > 9:
-            raise ValueError(f'{pair[1]} should hold labels from 0 to 9, got {classes.max().item()}')
+            raise ValueError(f'{pair[1]} should hold labels from 0 to 9, got {classes.max()}')
     if images.shape[1:] != test_images.shape[1:]:
         raise ValueError(f'the pictures are {tuple(images.shape[1:])} in {paths[0]} and '
                          f'{tuple(test_images.shape[1:])} in {paths[2]}')
