@@ -185,15 +185,12 @@ def accuracy(
     right = (inp.argmax(1) == targ) & ~inp.isnan().any(1)
     return right.double().mean().item()
 
-# %% ../nbs/10_training.ipynb #fb460c1f
+# %% ../nbs/10_training.ipynb #f46fecf0
 class Optimizer:
     "Changes parameters in place, by `lr` times the `direction` that a subclass chooses."
 
     def __init__(self, parameters: Iterable[Tensor], lr: float):
-        self.parameters = list({id(p): p for p in parameters}.values())
-        if not self.parameters:
-            raise ValueError(f'{type(self).__name__} expects parameters, got none; '
-                             f'is a layer not registered?')
+        self.parameters = _each_once(type(self).__name__, parameters)
         _check_range(type(self).__name__, lr=(lr, 0, math.inf))
         self.lr, self.steps = lr, 0
 
@@ -208,7 +205,8 @@ class Optimizer:
         found = [_numbers_and_gradient(name, *one) for one in enumerate(self.parameters)]
         self.steps += 1
         for place, (numbers, grad) in enumerate(found):
-            numbers -= self.lr * self.direction(place, grad)
+            wide = torch.promote_types(grad.dtype, torch.float32)  # a square underflows in float16
+            numbers -= self.lr * self.direction(place, grad.to(wide))
 
     def zero_grad(self) -> None:
         "Forget all gradients, so that the next backward pass starts from none."
@@ -217,7 +215,22 @@ class Optimizer:
             if hasattr(parameter, 'g'):
                 parameter.g = None
 
-# %% ../nbs/10_training.ipynb #caf2c2d1
+# %% ../nbs/10_training.ipynb #adb40c67
+def _each_once(caller, parameters):
+    "The parameters, each once; errors for what is none."
+    if isinstance(parameters, Tensor):
+        raise TypeError(f'{caller} expects a list of parameters, got one tensor; try [parameter]')
+    parameters = list({id(p): p for p in parameters}.values())
+    if not parameters:
+        raise ValueError(f'{caller} expects parameters, got none; is a layer not registered?')
+    for parameter in parameters:
+        numbers = getattr(parameter, 'data', None)
+        if not isinstance(numbers, Tensor) or not numbers.is_floating_point():
+            kind = numbers.dtype if isinstance(numbers, Tensor) else type(parameter).__name__
+            raise TypeError(f'{caller} expects parameters of floating-point numbers, got {kind}')
+    return parameters
+
+
 def _check_range(caller, **numbers):
     "name=(number, least, most): `ValueError` unless least <= number < most."
     for name, (number, least, most) in numbers.items():
@@ -225,7 +238,7 @@ def _check_range(caller, **numbers):
             raise ValueError(f'{caller} expects {name} from {least} to below {most}, '
                              f'got {number!r}')
 
-
+# %% ../nbs/10_training.ipynb #873e8c3c
 def _numbers_and_gradient(caller, place, parameter):
     "The tensor to change in place, and its gradient; `RuntimeError` unless there is exactly one."
     numbers = parameter.detach() if isinstance(parameter, Tensor) else parameter.data
@@ -298,13 +311,18 @@ def batches(
     order = torch.randperm(len(inp), generator=generator) if shuffled else torch.arange(len(inp))
     return ((inp[rows], targ[rows]) for rows in order.split(size) if len(rows))
 
-# %% ../nbs/10_training.ipynb #96aa7b8c
+# %% ../nbs/10_training.ipynb #930c1ab3
 @dataclass
 class History:
     "What `fit` wrote down."
     losses: list[float] = field(default_factory=list)        # of each step's batch
     valid_losses: list[float] = field(default_factory=list)  # after each epoch
     accuracies: list[float] = field(default_factory=list)    # the same, on the validation data
+
+    def validate(self, loss: float, right: float) -> str:
+        "Write down how an epoch ended, and say it in words."
+        self.valid_losses.append(loss), self.accuracies.append(right)
+        return f'loss {loss:.3f}, accuracy {right:.1%}'
 
     def epoch_losses(self) -> list[float]:
         "The mean of the losses of each epoch's batches."
@@ -323,7 +341,7 @@ def _with_bar(epochs, progress):
     bar = tqdm(range(epochs), unit='epoch')
     return bar, bar.set_postfix_str
 
-# %% ../nbs/10_training.ipynb #274b2ec7
+# %% ../nbs/10_training.ipynb #4aa65604
 def fit(
     model,                 # has model(inp, targ) -> loss, backward() and predict(inp) -> logits
     optimizer,             # has step() and zero_grad(): ours, or one of PyTorch's
@@ -338,8 +356,7 @@ def fit(
     inp, targ, valid_inp, valid_targ = data
     if not len(inp) or not len(valid_inp):
         raise ValueError(f'fit expects rows in both parts, got {len(inp)} and {len(valid_inp)}')
-    history = History()
-    rounds, show = _with_bar(epochs, progress)
+    history, (rounds, show) = History(), _with_bar(epochs, progress)
     for _ in rounds:
         for some_inp, some_targ in batches(inp, targ, batch_size, generator):
             optimizer.zero_grad()
@@ -347,9 +364,7 @@ def fit(
             model.backward()
             optimizer.step()
         out = model.predict(valid_inp)
-        history.valid_losses.append(cross_entropy(out, valid_targ).item())
-        history.accuracies.append(accuracy(out, valid_targ))
-        show(f'loss {history.valid_losses[-1]:.3f}, accuracy {history.accuracies[-1]:.1%}')
+        show(history.validate(cross_entropy(out, valid_targ).item(), accuracy(out, valid_targ)))
     return history
 
 # %% ../nbs/10_training.ipynb #b3e94da3
@@ -468,7 +483,7 @@ class AutogradModel:
         with torch.no_grad():
             return self._predict(inp).data
 
-# %% ../nbs/10_training.ipynb #f1b1e7e6
+# %% ../nbs/10_training.ipynb #713e3793
 _MNIST = {name: ndim for part in ('train', 't10k')
           for name, ndim in ((f'{part}-images-idx3-ubyte', 3), (f'{part}-labels-idx1-ubyte', 1))}
 
@@ -484,7 +499,7 @@ def _find_idx(folder, name):
         f'https://yann.lecun.com/exdb/mnist, and torchvision.datasets.MNIST(folder, download=True) '
         f'writes them to folder/MNIST/raw')
 
-
+# %% ../nbs/10_training.ipynb #f4f9de6a
 def _read_bytes(path, count):
     "Up to `count` bytes, and whether there are more; a wrong `count` takes no memory."
     pieces, left = [], count
@@ -497,7 +512,7 @@ def _read_bytes(path, count):
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f'{path} is damaged: {error}; get it again') from error
 
-# %% ../nbs/10_training.ipynb #70045499
+# %% ../nbs/10_training.ipynb #664d23c2
 def _read_idx(path, ndim):
     "The bytes of an IDX file with `ndim` axes, as a tensor."
     start = 4 + 4 * ndim
@@ -517,7 +532,7 @@ def _read_idx(path, ndim):
         raise ValueError(f'{path} holds nothing: its header says {tuple(shape)}')
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
 
-
+# %% ../nbs/10_training.ipynb #8a3bbc56
 def _check_kind(path, header, ndim):
     "The first four bytes: two of 0, 8 for bytes, and the number of axes."
     kinds, wanted = {3: 'pictures', 1: 'labels'}, bytes([0, 0, 8, ndim])
@@ -551,11 +566,13 @@ def mnist(
     return _scaled(images.flatten(1).float(), labels.long(),
                    test_images.flatten(1).float(), test_labels.long())
 
-# %% ../nbs/10_training.ipynb #83b90b8e
+# %% ../nbs/10_training.ipynb #753f4ba8
 def _named(model):
     "Each parameter of a model once, by name."
     if hasattr(model, 'named_parameters'):
         named = model.named_parameters()
+    elif not hasattr(model, 'layers'):
+        raise TypeError(f'expected a model, got {type(model).__name__}')
     else:
         named = [(f'{place}.{_name_in(layer, parameter, at)}', parameter)
                  for place, layer in enumerate([*model.layers, model.loss])
@@ -567,7 +584,7 @@ def _named(model):
         raise ValueError(f'{type(model).__name__} has no parameters; is a layer not registered?')
     return dict(once.values())
 
-
+# %% ../nbs/10_training.ipynb #097f19cc
 def _name_in(layer, parameter, at):
     return next((name for name, value in vars(layer).items() if value is parameter), str(at))
 

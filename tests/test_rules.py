@@ -14,9 +14,9 @@ MODULES = {path.stem: import_module(f'{PACKAGE}.{path.stem}')  # importing a mod
 
 
 def unregistered(modules, rules):
-    "The rules, functions called f_backward beside a function f, that are not on the list `rules`."
+    "The public rules, functions called f_backward beside a function f, that are not on the list `rules`."
     pairs = [(name, getattr(module, stem), function) for module in modules.values() for name, function in vars(module).items()
-             if (stem := name.removesuffix('_backward')) != name and callable(getattr(module, stem, None))]
+             if not name.startswith('_') and (stem := name.removesuffix('_backward')) != name and callable(getattr(module, stem, None))]
     return sorted({name for name, f, rule in pairs if f not in rules or rules[f].f_backward is not rule})
 
 
