@@ -115,7 +115,7 @@ def cross_entropy(
     _check_labels('cross_entropy', inp, targ)
     return -log_softmax(inp).gather(1, targ.long()[:, None]).mean()
 
-# %% ../nbs/10_training.ipynb #fe99bfd4
+# %% ../nbs/10_training.ipynb #bede3645
 def cross_entropy_backward(
     grad_out: Tensor,  # dL/d(out), shape (): 1 where this is itself the loss
     inp: Tensor,       # what `cross_entropy` was given, (batch, n_classes)
@@ -126,7 +126,7 @@ def cross_entropy_backward(
     check_shapes('cross_entropy_backward', inp=(inp, 'batch n_classes'), grad_out=(grad_out, ''))
     batch, n_classes = inp.shape
     right = (targ[:, None] == torch.arange(n_classes, device=targ.device)).to(inp.dtype)
-    return grad_out / max(1, batch) * (log_softmax(inp).exp() - right), None  # empty: divided by 1
+    return grad_out / batch * (log_softmax(inp).exp() - right), None
 
 # %% ../nbs/10_training.ipynb #6d5bfc8b
 register_rule(
