@@ -121,5 +121,5 @@ def test_import_is_cheap():
             + '\nprint(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))')
     done = python('-c', code)
     insist(done.returncode == 0, done.stdout)
-    heavy = {'sympy', 'matplotlib', 'IPython', 'sklearn', 'scipy', 'nbdev', 'fastcore'} & set(done.stdout.split())
+    heavy = {'sympy', 'matplotlib', 'IPython', 'sklearn', 'scipy', 'nbdev', 'fastcore', 'safetensors', 'tqdm'} & set(done.stdout.split())
     insist(not heavy, f'import {PACKAGE} imports {sorted(heavy)}: import it inside the function that uses it')

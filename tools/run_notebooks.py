@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 import time
+from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,16 +110,25 @@ def write_page(run: Run, folder: Path) -> Path:
     for cell in shown.cells:
         if cell.cell_type == 'markdown':
             cell.source = mathematics_to_mathml(cell.source).replace('.ipynb)', '.html)')
+            cell.source = embed_pictures(cell.source, run.path.parent)
         if cell.source.startswith('#| echo: false'):
             cell.metadata['transient'] = {'remove_source': True}
         for output in cell.get('outputs', []):
             if latex := output.get('data', {}).pop('text/latex', None):
                 output.data['text/html'] = mathematics_to_mathml(latex)
-    exporter = HTMLExporter(mathjax_url='', require_js_url='', jquery_url='', mermaid_js_url='', embed_images=True)
-    page, _ = exporter.from_notebook_node(shown, resources={'metadata': {'name': run.path.stem, 'path': str(run.path.parent)}})
+    exporter = HTMLExporter(mathjax_url='', require_js_url='', jquery_url='', mermaid_js_url='')
+    page, _ = exporter.from_notebook_node(shown, resources={'metadata': {'name': run.path.stem}})
     target = folder / f'{run.path.stem}.html'
     target.write_text(page, encoding='utf-8')
     return target
+
+
+def embed_pictures(markdown: str, folder: Path) -> str:
+    "Put the PNG files that the text shows into the page itself. (nbconvert's own `embed_images` spoils MathML.)"
+    def embedded(match):
+        picture = b64encode((folder / match[2]).read_bytes()).decode()
+        return f'{match[1]}(data:image/png;base64,{picture})'
+    return re.sub(r'(!\[[^\]]*\])\((?!\w+:)([^)\s]+\.png)\)', embedded, markdown)
 
 
 def mathematics_to_mathml(markdown: str) -> str:
