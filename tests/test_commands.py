@@ -1,7 +1,7 @@
 """The commands in tools/ and bench/ do what the README says, and fail as they should."""
 import nbformat
 from checkout import copy_checkout, insist, python
-from run_notebooks import find_notebooks, has_directive
+from run_notebooks import ROOT, find_notebooks, has_directive
 
 
 def write_notebook(path, *sources):
@@ -23,6 +23,18 @@ def test_runner_goes_on_after_a_failure(tmp_path):
                   'loops 1.0', '2 of 4 notebooks failed: 02_bad, 03_broken', f'open {tmp_path / "a folder" / "01_good.html"}'):
         assert words in done.stdout, f'{words!r} is missing in\n{done.stdout}'
     assert (tmp_path / 'a folder' / '04_last.html').stat().st_size > 1000
+
+
+def test_page_shows_mathematics_and_pictures(tmp_path):
+    "The page alone: formulas as MathML that is whole, the pictures of the text inside it."
+    path = tmp_path / '01_page.ipynb'
+    picture = ROOT / 'docs/images/stepper.png'
+    text = rf'$\frac{{a}}{{b}}$ and ![steps]({picture.as_posix()})'
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text, id='text')]), path)
+    done = python('tools/run_notebooks.py', path, '--out', tmp_path / 'pages')
+    page = (tmp_path / 'pages/01_page.html').read_text(encoding='utf-8')
+    assert done.returncode == 0 and '<mfrac><mrow><mi>a</mi></mrow><mrow><mi>b</mi></mrow></mfrac>' in page, done.stdout
+    assert 'src="data:image/png;base64,' in page and 'stepper.png' not in page
 
 
 def test_runner_names_a_missing_file(tmp_path):
