@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .broadcasting import broadcast_shapes
 from .checks import check_same_shape, check_shapes
 from .einsum import einsum, einsum_backward
 from .forward import lin, mse, relu
@@ -474,9 +475,8 @@ class _Case:
         return [_copy(value) for value in self.inputs]
 
     def by_name(self):
-        "Each input that has a gradient, with it: name, input, gradient."
-        together = zip(self.names, self.inputs, self.grads)
-        return [(name, value, grad) for name, value, grad in together if grad is not None]
+        "The gradients that the rule returned, by the names of their inputs."
+        return {name: grad for name, grad in zip(self.names, self.grads) if grad is not None}
 
     def tensors(self):
         "The inputs that are tensors, by name."
@@ -521,7 +521,7 @@ def _by_indices(case, statement):
         if grad is not None and f'grad_{name}' not in stated:
             raise _NoProof(f'no sum is stated for the gradient of {name}')
     errors = [_compare(case, name, grad, stated[f'grad_{name}'], 'the sum over indices')
-              for name, _, grad in case.by_name()]
+              for name, grad in case.by_name().items()]
     return '\n'.join(lines), max(errors)
 
 # %% ../nbs/06_backward.ipynb #3797aaa4
@@ -582,7 +582,7 @@ def _by_einsum(case, statement):
             grads[name] = grads[name] + grad
     if not torch.allclose(out, case.out, rtol=1e-9, atol=1e-12):
         raise AssertionError(f'these lines do not give what f gives: {"; ".join(lines)}')
-    errors = [_compare(case, name, grad, grads[name], 'einsum') for name, _, grad in case.by_name()]
+    errors = [_compare(case, name, grad, grads[name], 'einsum') for name, grad in case.by_name().items()]
     return '\n'.join(lines) + f'\nas {" and ".join(equations)}, by einsum_backward', max(errors)
 
 # %% ../nbs/06_backward.ipynb #e9dc96f7
@@ -692,16 +692,15 @@ def _against_nudging(case, name, grad, terms, x):
 
 # %% ../nbs/06_backward.ipynb #2d34596a
 def _by_nudging(case, statement):
-    errors = {}
-    for place, name in enumerate(case.names):
-        if case.grads[place] is not None:
-            def terms(value):
-                return case.f(*case.fresh()[:place], value, *case.fresh()[place + 1:]) * case.grad_out
-            x = case.fresh()[place]
-            errors[name] = _against_nudging(case, name, case.grads[place], terms, x)
-    case.errors = errors
-    count = sum(grad.numel() for _, _, grad in case.by_name())
-    return f'{count} numbers nudged up and down, right to 5 digits', max(errors.values())
+    case.errors = {}
+    for name, grad in case.by_name().items():
+        place = case.names.index(name)
+
+        def terms(value):
+            return case.f(*case.fresh()[:place], value, *case.fresh()[place + 1:]) * case.grad_out
+        case.errors[name] = _against_nudging(case, name, grad, terms, case.fresh()[place])
+    count = sum(grad.numel() for grad in case.by_name().values())
+    return f'{count} numbers nudged up and down, right to 5 digits', max(case.errors.values())
 
 # %% ../nbs/06_backward.ipynb #82709b9b
 def _kink(terms, x, at, rounding):
@@ -721,19 +720,20 @@ def _kink(terms, x, at, rounding):
 # %% ../nbs/06_backward.ipynb #7ef32339
 def _by_autograd(case, statement):
     errors = []
-    for name, _, grad in case.by_name():
+    for name, grad in case.by_name().items():
         expected = _autograd(case, name, case.grad_out)
         if expected is not None:
             expected = torch.where(expected.isnan(), grad, expected)  # its own nan, behind torch.where
             errors.append(_compare(case, name, grad, expected, 'autograd'))
-            _check_elsewhere(case, name)
     if not errors:
         raise _NoProof('autograd does not follow f')
+    _check_elsewhere(case)
     return 'the same upstream gradient, on copies of their own; and on other inputs', max(errors)
 
 
-def _autograd(case, name, grad_out, **changed):
-    "The gradient of `name` by autograd, for any upstream gradient; None if it does not follow f."
+def _autograd(case, name, grad_out, changed=None):
+    """The gradient of `name` by autograd, for any upstream gradient, where the inputs in the dict
+    `changed` have other values; None if autograd does not follow f."""
     out, traced = case.out, case.traced
     if changed:
         traced = [_copy(changed.get(other, value)) for other, value in zip(case.names, case.inputs)]
@@ -748,20 +748,22 @@ def _autograd(case, name, grad_out, **changed):
         return None
 
 # %% ../nbs/06_backward.ipynb #2bfc18fa
-def _check_elsewhere(case, name):
+def _check_elsewhere(case):
     "`AssertionError` if the rule is right for the inputs that f has seen, and not for others."
     generator = torch.Generator().manual_seed(1)
-    moved = {other: value * (1 + 1e-3 * torch.rand(value.shape, generator=generator).to(value))
-             for other, value in case.tensors().items() if _is_float(value)}
-    expected = _autograd(case, name, case.grad_out, **moved)
-    case.f(*case.fresh())
-    elsewhere = [moved.get(other, value) for other, value in zip(case.names, case.fresh())]
-    grad = _one_for_each(case, case.f_backward(_copy(case.grad_out), *elsewhere))[case.names.index(name)]
-    if grad is None or expected is None or not expected.isfinite().all():
-        return
-    if not _close(grad, expected, 1e-7, 1e-12 * _largest(case.grad_out)).all():
-        raise AssertionError(f'the gradient of {name} is right for these inputs and not for others; does '
-                             f'the rule read a variable from outside, or something that f stored?')
+    moved = {name: value * (1 + 1e-3 * torch.rand(value.shape, generator=generator).to(value))
+             for name, value in case.tensors().items() if _is_float(value)}
+    by_autograd = {name: _autograd(case, name, case.grad_out, moved) for name in case.by_name()}
+    case.f(*case.fresh())  # what f may store comes from the first inputs again
+    elsewhere = [_copy(moved.get(name, value)) for name, value in zip(case.names, case.inputs)]
+    grads = _one_for_each(case, case.f_backward(_copy(case.grad_out), *elsewhere))
+    for name, grad in zip(case.names, grads):
+        expected = by_autograd.get(name)
+        if grad is None or expected is None or not expected.isfinite().all():
+            continue
+        if not _close(grad, expected, 1e-7, 1e-12 * _largest(case.grad_out)).all():
+            raise AssertionError(f'the gradient of {name} is right for these inputs and not for others; '
+                                 f'does the rule read a variable from outside, or what f stored?')
 
 # %% ../nbs/06_backward.ipynb #8beadd06
 def _compare(case, name, grad, expected, how):
@@ -856,10 +858,10 @@ def _suspects(case, name, expected):
     value = case.inputs[case.names.index(name)]
     if case.out.shape == value.shape:
         words = f': right if {name} were the output; is the output used in its place?'
-        yield words, _autograd(case, name, case.grad_out, **{name: case.out.detach()})
+        yield words, _autograd(case, name, case.grad_out, {name: case.out.detach()})
     for other, value in case.tensors().items():
         if other != name and _is_float(value) and value.ndim == 2 and value.shape[0] == value.shape[1]:
-            yield f': {other} is transposed', _autograd(case, name, case.grad_out, **{other: value.T})
+            yield f': {other} is transposed', _autograd(case, name, case.grad_out, {other: value.T})
 
 # %% ../nbs/06_backward.ipynb #21cb1bb6
 def _upstream_mistakes(grad_out):
@@ -958,7 +960,7 @@ def _shape_words(grad, value):
     if grad.shape == value.shape[::-1]:
         return '; is it transposed?'
     before = (1,) * (grad.ndim - value.ndim) + tuple(value.shape)
-    if len(before) == grad.ndim and all(one in (1, size) for one, size in zip(before, grad.shape)):
+    if _stretches(value.shape, grad.shape):
         axes = [axis for axis, (one, size) in enumerate(zip(before, grad.shape)) if one != size]
         return f'; what was stretched over axis {axes[0]} forward is summed over it backward' if axes else ''
     if _stretches(grad.shape, value.shape):
@@ -967,7 +969,11 @@ def _shape_words(grad, value):
 
 
 def _stretches(shape, target):
-    return len(shape) <= len(target) and all(a in (1, b) for a, b in zip(shape[::-1], target[::-1]))
+    "Whether broadcasting stretches `shape` to `target`."
+    try:
+        return broadcast_shapes(shape, target) == tuple(target)
+    except ValueError:
+        return False
 
 # %% ../nbs/06_backward.ipynb #f7da91e2
 def _keep_contract(case, statement):

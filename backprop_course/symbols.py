@@ -270,8 +270,11 @@ def _places(letters):
     return places
 
 # %% ../nbs/00_symbols.ipynb #0f1f5d70
-def value_at(expression, values):
-    "The number, a complex one, that the expression is for these values of its letters."
+def value_at(
+    expression,    # a SymPy expression
+    values: dict,  # a number for each of its letters
+) -> complex:      # what the expression is then
+    "The number that the expression stands for."
     from sympy import Float
     return complex(expression.xreplace({letter: Float(value) for letter, value in values.items()}))
 
