@@ -732,8 +732,7 @@ def _by_autograd(case, statement):
 
 
 def _autograd(case, name, grad_out, changed=None):
-    """The gradient of `name` by autograd, for any upstream gradient, where the inputs in the dict
-    `changed` have other values; None if autograd does not follow f."""
+    "By autograd, with inputs from the dict `changed` in place; None if autograd does not follow f."
     out, traced = case.out, case.traced
     if changed:
         traced = [_copy(changed.get(other, value)) for other, value in zip(case.names, case.inputs)]
