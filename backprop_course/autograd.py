@@ -277,8 +277,8 @@ def max_over_backward(
 ) -> Tensor:  # dL/d(inp), same shape as `inp`
     "The largest entry gets the gradient; several that are equally large share it evenly."
     largest = inp == _stretch(max_over(inp, dim, keepdim), inp, dim)
-    shares = _stretch(largest.sum(() if dim is None else dim, keepdim=keepdim), inp, dim)
-    return _stretch(grad_out, inp, dim) * largest / shares
+    count = largest.sum(() if dim is None else dim, keepdim=keepdim).to(inp.dtype)
+    return _stretch(grad_out, inp, dim) * largest / _stretch(count, inp, dim)
 
 # %% ../nbs/09_autograd.ipynb #52ca9d43
 def reshape(

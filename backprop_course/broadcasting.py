@@ -327,5 +327,5 @@ def unbroadcast(
         raise ValueError(f'unbroadcast expects grad of a shape to which {shape} can be stretched, '
                          f'got {large}{hint}')
     before = (1,) * (len(large) - len(shape)) + shape
-    axes = [axis for axis, (one, size) in enumerate(zip(before, large)) if one != size]
+    axes = tuple(axis for axis, (one, size) in enumerate(zip(before, large)) if one != size)
     return (grad.sum(axes, keepdim=True) if axes else grad).reshape(shape)
