@@ -13,6 +13,7 @@ from run_notebooks import mathematics_to_mathml, name_cell
 
 PACKAGE = 'backprop_course'
 LONGEST_CELL = 25
+MODULE_OF = {'numpy': 'numpy_edition'}  # where the module can't be called as its notebook: it would be taken for NumPy
 
 
 def read(path: Path) -> dict:
@@ -85,11 +86,12 @@ def check_modules(exports: dict[str, str | None], modules: Iterable[str]) -> lis
     complaints, owner = [], {}
     for notebook, module in exports.items():
         numbered = re.fullmatch(r'\d\d_(\w+)', notebook)
+        expected = numbered and MODULE_OF.get(numbered[1], numbered[1])
         if numbered and module is None:
-            complaints.append(f'{notebook} has no #| default_exp: add "#| default_exp {numbered[1]}" in a cell of its own')
+            complaints.append(f'{notebook} has no #| default_exp: add "#| default_exp {expected}" in a cell of its own')
         if module is None:
             continue
-        if not numbered or module != numbered[1]:
+        if not numbered or module != expected:
             complaints.append(f'{notebook} exports {module}: the notebook NN_name exports the module name')
         if module in owner:
             complaints.append(f'{owner[module]} and {notebook} both export {module}: one overwrites the other')

@@ -92,6 +92,7 @@ def test_stored_outputs_wrong(output, words):
     ({'01_a': 'a', '02_b': None}, ['a'], '02_b has no #| default_exp'),
     ({'01_a': 'b'}, ['b'], '01_a exports b'),
     ({'a': 'a'}, ['a'], 'a exports a'),
+    ({'01_numpy': 'numpy'}, ['numpy'], '01_numpy exports numpy'),
     ({'01_a': 'a', '02_a': 'a'}, ['a'], '01_a and 02_a both export a'),
     ({'01_a': 'a'}, [], 'run nbdev_export'),
     ({'01_a': 'a', 'index': None}, ['a', 'old'], 'old.py has no notebook'),

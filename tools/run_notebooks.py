@@ -116,6 +116,8 @@ def write_page(run: Run, folder: Path) -> Path:
         for output in cell.get('outputs', []):
             if latex := output.get('data', {}).pop('text/latex', None):
                 output.data['text/html'] = mathematics_to_mathml(latex)
+            if markdown := output.get('data', {}).get('text/markdown'):
+                output.data['text/markdown'] = mathematics_to_mathml(markdown)
     exporter = HTMLExporter(mathjax_url='', require_js_url='', jquery_url='', mermaid_js_url='')
     page, _ = exporter.from_notebook_node(shown, resources={'metadata': {'name': run.path.stem}})
     target = folder / f'{run.path.stem}.html'
