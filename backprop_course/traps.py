@@ -17,21 +17,26 @@ def hidden_parameters(
     "The trainable tensors that `module` holds and `module.parameters()` does not give to an optimiser."
     if not isinstance(module, nn.Module):
         raise TypeError(f'hidden_parameters expects a torch.nn.Module, got {type(module).__name__}')
-    known, found = {id(tensor) for tensor in module.parameters()}, {}
+    known, found, visited = {id(tensor) for tensor in module.parameters()}, {}, set()
+    tables = vars(nn.Module())  # PyTorch's own, in which what is registered stands
     for path, owner in module.named_modules():
         for name, value in vars(owner).items():
-            if not name.startswith('_'):  # PyTorch's own tables, in which what is registered stands
-                found |= _trainable(value, f'{path}.{name}'.lstrip('.'))
+            if name not in tables:
+                found |= _trainable(value, f'{path}.{name}'.lstrip('.'), visited)
     return {path: tensor for path, tensor in found.items() if id(tensor) not in known}
 
 
-def _trainable(value, path):
-    "The tensors that want a gradient in a value, through lists, dicts and modules; by their path."
+def _trainable(value, path, visited):
+    "The tensors that want a gradient in a value, through containers and modules; by their path."
     if isinstance(value, Tensor):
         return {path: value} if value.requires_grad and value.is_leaf else {}
+    if id(value) in visited:  # a list may hold itself
+        return {}
+    visited.add(id(value))
     if isinstance(value, nn.Module):
         inside = {f'{path}.{name}': tensor for name, tensor in value.named_parameters()}
         return inside | {f'{path}.{name}': tensor for name, tensor in hidden_parameters(value).items()}
     pairs = value.items() if isinstance(value, Mapping) else ()
-    pairs = enumerate(value) if isinstance(value, (list, tuple)) else pairs
-    return {at: tensor for key, one in pairs for at, tensor in _trainable(one, f'{path}[{key!r}]').items()}
+    pairs = enumerate(value) if isinstance(value, (list, tuple, set, frozenset)) else pairs
+    return {at: tensor for key, one in pairs
+            for at, tensor in _trainable(one, f'{path}[{key!r}]', visited).items()}
