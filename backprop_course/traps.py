@@ -17,9 +17,15 @@ def hidden_parameters(
     "The trainable tensors that `module` holds and `module.parameters()` does not give to an optimiser."
     if not isinstance(module, nn.Module):
         raise TypeError(f'hidden_parameters expects a torch.nn.Module, got {type(module).__name__}')
-    known, found, visited = {id(tensor) for tensor in module.parameters()}, {}, set()
+    return _hidden(module, set())
+
+
+def _hidden(module, visited):
+    "The same, for a module that is looked at on the way."
+    known, found = {id(tensor) for tensor in module.parameters()}, {}
     tables = vars(nn.Module())  # PyTorch's own, in which what is registered stands
     for path, owner in module.named_modules():
+        visited.add(id(owner))
         for name, value in vars(owner).items():
             if name not in tables:
                 found |= _trainable(value, f'{path}.{name}'.lstrip('.'), visited)
@@ -30,12 +36,12 @@ def _trainable(value, path, visited):
     "The tensors that want a gradient in a value, through containers and modules; by their path."
     if isinstance(value, Tensor):
         return {path: value} if value.requires_grad and value.is_leaf else {}
-    if id(value) in visited:  # a list may hold itself
+    if id(value) in visited:  # a list may hold itself, and a module its parent
         return {}
     visited.add(id(value))
     if isinstance(value, nn.Module):
-        inside = {f'{path}.{name}': tensor for name, tensor in value.named_parameters()}
-        return inside | {f'{path}.{name}': tensor for name, tensor in hidden_parameters(value).items()}
+        inside = dict(value.named_parameters()) | _hidden(value, visited)
+        return {f'{path}.{name}': tensor for name, tensor in inside.items()}
     pairs = value.items() if isinstance(value, Mapping) else ()
     pairs = enumerate(value) if isinstance(value, (list, tuple, set, frozenset)) else pairs
     return {at: tensor for key, one in pairs
