@@ -31,7 +31,7 @@ def _hidden(module, visited):
                 found |= _trainable(value, f'{path}.{name}'.lstrip('.'), visited)
     return {path: tensor for path, tensor in found.items() if id(tensor) not in known}
 
-
+# %% ../nbs/13_traps.ipynb #7a13c0de
 def _trainable(value, path, visited):
     "The tensors that want a gradient in a value, through containers and modules; by their path."
     if isinstance(value, Tensor):
