@@ -14,7 +14,7 @@ from torch import Tensor, nn
 def hidden_parameters(
     module: nn.Module,  # yours, with all that it holds
 ) -> dict[str, Tensor]: # by where it stands, such as 'hidden[0].weight'; empty if all is well
-    "The trainable tensors that `module` holds and `module.parameters()` does not give to an optimiser."
+    "The trainable tensors that `module` holds and its `parameters()` does not give to an optimiser."
     if not isinstance(module, nn.Module):
         raise TypeError(f'hidden_parameters expects a torch.nn.Module, got {type(module).__name__}')
     return _hidden(module, set())
