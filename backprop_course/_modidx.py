@@ -821,6 +821,7 @@ d = { 'settings': { 'branch': 'main',
                                                                                    'backprop_course/training.py'),
                                           'backprop_course.training.save_parameters': ( 'training.html#save_parameters',
                                                                                         'backprop_course/training.py')},
-            'backprop_course.traps': { 'backprop_course.traps._trainable': ('traps.html#_trainable', 'backprop_course/traps.py'),
+            'backprop_course.traps': { 'backprop_course.traps._hidden': ('traps.html#_hidden', 'backprop_course/traps.py'),
+                                       'backprop_course.traps._trainable': ('traps.html#_trainable', 'backprop_course/traps.py'),
                                        'backprop_course.traps.hidden_parameters': ( 'traps.html#hidden_parameters',
                                                                                     'backprop_course/traps.py')}}}

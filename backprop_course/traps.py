@@ -14,24 +14,35 @@ from torch import Tensor, nn
 def hidden_parameters(
     module: nn.Module,  # yours, with all that it holds
 ) -> dict[str, Tensor]: # by where it stands, such as 'hidden[0].weight'; empty if all is well
-    "The trainable tensors that `module` holds and `module.parameters()` does not give to an optimiser."
+    "The trainable tensors that `module` holds and its `parameters()` does not give to an optimiser."
     if not isinstance(module, nn.Module):
         raise TypeError(f'hidden_parameters expects a torch.nn.Module, got {type(module).__name__}')
+    return _hidden(module, set())
+
+
+def _hidden(module, visited):
+    "The same, for a module that is looked at on the way."
     known, found = {id(tensor) for tensor in module.parameters()}, {}
+    tables = vars(nn.Module())  # PyTorch's own, in which what is registered stands
     for path, owner in module.named_modules():
+        visited.add(id(owner))
         for name, value in vars(owner).items():
-            if not name.startswith('_'):  # PyTorch's own tables, in which what is registered stands
-                found |= _trainable(value, f'{path}.{name}'.lstrip('.'))
+            if name not in tables:
+                found |= _trainable(value, f'{path}.{name}'.lstrip('.'), visited)
     return {path: tensor for path, tensor in found.items() if id(tensor) not in known}
 
-
-def _trainable(value, path):
-    "The tensors that want a gradient in a value, through lists, dicts and modules; by their path."
+# %% ../nbs/13_traps.ipynb #7a13c0de
+def _trainable(value, path, visited):
+    "The tensors that want a gradient in a value, through containers and modules; by their path."
     if isinstance(value, Tensor):
         return {path: value} if value.requires_grad and value.is_leaf else {}
+    if id(value) in visited:  # a list may hold itself, and a module its parent
+        return {}
+    visited.add(id(value))
     if isinstance(value, nn.Module):
-        inside = {f'{path}.{name}': tensor for name, tensor in value.named_parameters()}
-        return inside | {f'{path}.{name}': tensor for name, tensor in hidden_parameters(value).items()}
+        inside = dict(value.named_parameters()) | _hidden(value, visited)
+        return {f'{path}.{name}': tensor for name, tensor in inside.items()}
     pairs = value.items() if isinstance(value, Mapping) else ()
-    pairs = enumerate(value) if isinstance(value, (list, tuple)) else pairs
-    return {at: tensor for key, one in pairs for at, tensor in _trainable(one, f'{path}[{key!r}]').items()}
+    pairs = enumerate(value) if isinstance(value, (list, tuple, set, frozenset)) else pairs
+    return {at: tensor for key, one in pairs
+            for at, tensor in _trainable(one, f'{path}[{key!r}]', visited).items()}
