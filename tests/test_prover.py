@@ -114,6 +114,7 @@ def through_a_view(a, b):
     (lambda a, b: a @ b, lambda g, a, b: (g @ b.T, a.T @ g), (draw(4, 3), draw(3, 2)), True),
     (lambda x, v, w: x @ v + x @ w, lambda g, x, v, w: (g @ (v + w).T, x.T @ g, x.T @ g), (draw(2, 3), draw(3, 4), draw(3, 4, seed=1)), True),
     (lambda a, b: a @ b, lambda g, a, b: (g @ b.T, a.T @ g if len(a) == 4 else 2 * (a.T @ g)), (draw(4, 3), draw(3, 2)), False),
+    (lambda a, b: a @ b, lambda g, a, b: (g @ b.T, a.T @ (g if len(a) == 4 else g + g)), (draw(4, 3), draw(3, 2)), False),
     (lambda x, b: x + b, lambda g, x, b: (g.clone(), g.clone()), (draw(1, 3), draw(1, 3, seed=1)), False),
     (through_a_view, lambda g, a, b: (g.clone(), g.clone()), (draw(2, 3), draw(2, 3, seed=1)), False),
 ])
