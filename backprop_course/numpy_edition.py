@@ -520,7 +520,7 @@ def _plain(value, counts):
         value = np.asarray(np.frompyfunc(_number, 1, 1)(value), object)
     return value
 
-
+# %% ../nbs/14_numpy.ipynb #cf511c30
 def _either(condition, a, b):
     import sympy
     return sympy.Piecewise((a, condition), (b, True))
