@@ -575,7 +575,8 @@ def _mathematics(value):
     "An array of expressions as LaTeX."
     import sympy
     kinds = {0: lambda x: x[()], 1: lambda x: sympy.Matrix(x[None]), 2: sympy.Matrix}
-    return sympy.latex(kinds.get(value.ndim, sympy.Array)(value)).replace('|', r'\vert ').replace(r'\frac', r'\dfrac')
+    text = sympy.latex(kinds.get(value.ndim, sympy.Array)(value))
+    return text.replace('|', r'\vert ').replace(r'\frac', r'\dfrac')
 
 
 def _shortest(expression):
