@@ -13,7 +13,6 @@ import ast
 import html
 import inspect
 import math
-import textwrap
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .broadcasting import broadcast_shapes
-from .checks import check_same_shape, check_shapes
+from .checks import Table, check_same_shape, check_shapes
 from .einsum import einsum, einsum_backward
 from .forward import lin, mse, relu
 from .symbols import Letters, as_symbols, check_numbers, exact, is_zero, matrix_tensors
@@ -1067,43 +1066,23 @@ class GradientProof:
         said = [proof.ok for proof in self.proofs[1:]]
         return self.proofs[0].ok and False not in said and True in said
 
-    def _rows(self):
-        yield 'witness', 'result', 'error', 'time', 'what it says'
+    def _table(self):
+        rows = []
         for proof in self.proofs:
             result = {True: 'ok', False: 'WRONG', None: '-'}[proof.ok]
             time = f'{1000 * proof.seconds:.0f} ms'
-            yield proof.witness, result, _error_text(proof), time, proof.text
+            rows.append((proof.witness, result, _error_text(proof), time, proof.text))
+        return Table(('witness', 'result', 'error', 'time', 'what it says'), rows)
 
     def __repr__(self):
-        return f'{self.rule}, on {self.inputs}\n\n{_plain_table(list(self._rows()))}'
+        return f'{self.rule}, on {self.inputs}\n\n{self._table()}'
 
     def _repr_html_(self):
-        return f'<p>{html.escape(f"{self.rule}, on {self.inputs}")}</p>{_html_table(self._rows())}'
+        return f'<p>{html.escape(f"{self.rule}, on {self.inputs}")}</p>{self._table()._repr_html_()}'
 
 # %% ../nbs/06_backward.ipynb #2d23ec3f
 def _error_text(proof):
     return '' if proof.error is None else f'{proof.error:.0e}' if proof.error else '0'
-
-
-def _plain_table(rows):
-    "Rows of text in columns; the last one may have several lines, and is wrapped."
-    widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in rows))]
-    lines = []
-    for *cells, text in rows:
-        wrapped = [piece for line in text.split('\n') for piece in textwrap.wrap(line, 60) or ['']]
-        lead = '  '.join(cell.ljust(width) for cell, width in zip(cells, widths))
-        lines += [f'{lead}  {wrapped[0]}', *(' ' * len(lead) + '  ' + line for line in wrapped[1:])]
-    return '\n'.join(line.rstrip() for line in lines)
-
-
-def _html_table(rows):
-    "The same as HTML; the first row holds the headings."
-    lines = []
-    for place, row in enumerate(rows):
-        tag = 'td' if place else 'th'
-        cells = [html.escape(cell).replace('\n', '<br>') for cell in row]
-        lines.append(''.join(f'<{tag} style="text-align:left">{cell}</{tag}>' for cell in cells))
-    return f'<table><tr>{"</tr><tr>".join(lines)}</tr></table>'
 
 # %% ../nbs/06_backward.ipynb #7d2796c9
 @dataclass(frozen=True)
@@ -1198,12 +1177,13 @@ class RuleTable:
         "Whether every rule is proved, by every witness that has no stated reason to be silent."
         return bool(self.proofs) and all(proof.ok for proof in self.proofs) and not self.missing
 
-    def _rows(self):
-        yield 'rule', *list(_WITNESSES)[1:], 'time'
+    def _table(self):
+        rows = []
         for one in self.proofs:
             cells = [{True: _error_text(proof), False: 'WRONG', None: '-'}[proof.ok]
                      for proof in one.proofs[1:]]
-            yield one.rule, *cells, f'{sum(proof.seconds for proof in one.proofs):.2f} s'
+            rows.append((one.rule, *cells, f'{sum(proof.seconds for proof in one.proofs):.2f} s'))
+        return Table(('rule', *list(_WITNESSES)[1:], 'time'), rows)
 
     def _notes(self):
         silent = [f'{one.rule} by {proof.witness}: {proof.text}'
@@ -1212,11 +1192,11 @@ class RuleTable:
         return silent + [f'MISSING {text}' for text in self.missing] + wrong
 
     def __repr__(self):
-        return '\n'.join([_plain_table(list(self._rows())), '', *self._notes()])
+        return '\n'.join([str(self._table()), '', *self._notes()])
 
     def _repr_html_(self):
         notes = ''.join(f'<pre>{html.escape(note)}</pre>' for note in self._notes())
-        return _html_table(self._rows()) + notes
+        return self._table()._repr_html_() + notes
 
 # %% ../nbs/06_backward.ipynb #f46e5631
 def prove_rules(

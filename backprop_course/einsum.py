@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .broadcasting import unbroadcast
-from .checks import check_shapes
+from .checks import Table, check_shapes
 
 # %% ../nbs/03_einsum.ipynb #e147a7bf
 def _split(equation):
@@ -200,14 +200,13 @@ def _letters_table(reading, operands):
     "One line a letter: its axes in each operand and the output, its size, its fate."
     everywhere = [*reading.operands, reading.output]
     columns = [f'x{place}' for place in range(1, len(everywhere))]
-    rows = [['letter', *columns, 'out', 'size', 'fate']]
+    rows = []
     for name, size in reading.sizes.items():
         places = ['+'.join(str(axis) for axis, other in enumerate(names) if other == name) or '-'
                   for names in everywhere]
         rows.append([name, *places, f'{size:,}', _fate(name, reading, operands)])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return '\n'.join('  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:-1], widths[1:]),
-                                row[-1]]) for row in rows)
+    header = ['letter', *columns, 'out', 'size', 'fate']
+    return str(Table(header, rows, align='l' + 'r' * (len(header) - 2)))
 
 # %% ../nbs/03_einsum.ipynb #9e5517ed
 def _loops_text(reading, operands):
@@ -373,16 +372,14 @@ class Ladder:
         return {name: first / seconds for name, seconds in self.seconds.items()}
 
     def __repr__(self):
-        rows = [['', 'time', 'times faster', 'GFLOP/s', '% of best']]
+        header, rows = ['', 'time', 'times faster', 'GFLOP/s', '% of best'], []
         for name, seconds in self.seconds.items():
             rate = self.operations / seconds
             rows.append([name, _in_units(seconds), _two_digits(self.speedups[name]),
                          _two_digits(rate / 1e9), _two_digits(100 * rate / (self.best_rate or 1))])
-        rows = [row if self.best_rate else row[:3] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines = ['  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-                 for row in rows]
-        return '\n'.join([self.setting, '', *lines])
+        shown = len(header) if self.best_rate else 3
+        table = Table(header[:shown], [row[:shown] for row in rows], align='lrrrr')
+        return f'{self.setting}\n\n{table}'
 
 # %% ../nbs/03_einsum.ipynb #c4483c33
 def _with_names(functions):

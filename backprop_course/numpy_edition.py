@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from .autograd import take_backward
-from .backward import RULES, Rule, _examples, _html_table, _plain_table
+from .backward import RULES, Rule, _examples
+from .checks import Table
 from .einsum import _align
 from .symbols import exact
 
@@ -424,13 +425,13 @@ class EditionTable:
             isinstance(one, float) and one <= {'float64': 1e-12, 'float32': 1e-4}[dtype]
             for row in self.differences.values() for dtype, one in row.items())
 
-    def _rows(self):
-        yield 'rule', 'float64', 'float32'
-        for name, row in self.differences.items():
-            yield name, *(f'{one:.0e}' if isinstance(one, float) else one for one in row.values())
+    def _table(self):
+        rows = [(name, *(f'{one:.0e}' if isinstance(one, float) else one for one in row.values()))
+                for name, row in self.differences.items()]
+        return Table(('rule', 'float64', 'float32'), rows)
 
-    def __repr__(self): return _plain_table(list(self._rows()))
-    def _repr_html_(self): return _html_table(self._rows())
+    def __repr__(self): return str(self._table())
+    def _repr_html_(self): return self._table()._repr_html_()
 
 # %% ../nbs/14_numpy.ipynb #204d6588
 def compare_editions(
