@@ -31,9 +31,10 @@ from .modules import _alike, _describe, _versions
 
 # %% ../nbs/09_autograd.ipynb #7f61c3eb
 def _of(value, grad):
-    "The gradient of an operand, of the shape before it was stretched; None for a number."
-    floats = isinstance(value, Tensor) and value.is_floating_point()
-    return unbroadcast(grad, value.shape) if floats else None
+    "The gradient of an operand, of the shape before it was stretched; None without a slope."
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return None
+    return grad if grad.shape == value.shape else unbroadcast(grad, value.shape)
 
 
 def _copy_of(value, grad):
@@ -109,9 +110,9 @@ def divide_backward(
     "1/b for the part above the line, -a/b² for the part below."
     return _of(a, grad_out / b), _of(b, -grad_out * (a / b) / b)
 
-# %% ../nbs/09_autograd.ipynb #78c5dbab
+# %% ../nbs/09_autograd.ipynb #6172091d
 def _where_not_0(x, value):
-    "`value`, with 0 where `x` is 0."
+    "`value`, with 0 where `x` is 0; written so that SymPy's letters can follow."
     return torch.where((x > 0) | (x < 0) | x.isnan(), value, torch.zeros_like(value))
 
 # %% ../nbs/09_autograd.ipynb #04630b6f
@@ -541,7 +542,7 @@ class _Step:
     inputs: tuple         # what `apply` was given: Variables, tensors, numbers
     values: list          # the same with each Variable's tensor in its place: the saved tensors
     options: dict         # keyword arguments of both functions
-    out: Tensor
+    out: Tensor           # what `f` gave
     changes: list         # how often each tensor, the output at the end, had been changed in place
 
 # %% ../nbs/09_autograd.ipynb #dbce08c6
@@ -554,10 +555,11 @@ def apply(
     "Turn a rule into an operation on Variables. All their operations are made by this function."
     _check_inputs(f, inputs)
     values = [_data(one) for one in inputs]
+    changes = _changes(values)
     with torch.no_grad():
         out = Variable(f(*values, **options))
     if any(isinstance(one, Variable) for one in inputs):
-        changes = _changes([*values, out.data])
+        changes += _changes([out.data])
         out.step = _Step(f, f_backward, inputs, values, options, out.data, changes)
     return out
 
@@ -754,7 +756,7 @@ def _in_order(variable):
                 waiting.append(inp)
     return sorted(found.values(), key=lambda one: one.number)
 
-# %% ../nbs/09_autograd.ipynb #b640446d
+# %% ../nbs/09_autograd.ipynb #c6eb17a1
 _FREED = False  # in place of a note, when a backward pass is through with it; a leaf has None
 
 
@@ -771,7 +773,7 @@ def _check_step(variable):
         return
     if step.out is not data or _changes([*step.values, step.out]) != step.changes:
         raise RuntimeError(f'a tensor that {step.f.__name__} read or made was changed or replaced '
-                           f'after it ran; call backward() first, or change a copy')
+                           f'since it began; call backward() first, or change a copy')
     for inp, value in zip(step.inputs, step.values):
         if isinstance(inp, Variable) and not _alike(inp.data, value):
             raise RuntimeError(f'{step.f.__name__} read {_describe(value)}, and its Variable was given '

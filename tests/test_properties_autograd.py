@@ -413,6 +413,13 @@ def test_another_shape_between_forward_and_backward():
     assert w.grad.shape == (1, 3)
 
 
+def test_function_that_changes_its_input():
+    leaf = Variable(torch.ones(2))
+    out = apply(lambda inp: inp.exp_(), autograd.exp_backward, leaf)
+    with pytest.raises(RuntimeError, match='changed'):
+        out.sum().backward()
+
+
 def test_mends_of_two_dtypes():
     "The message names the operand that is to be changed, and the change works."
     v, other = Variable(torch.ones(3)), torch.ones(3, dtype=torch.float64)
