@@ -1191,8 +1191,7 @@ class RuleTable:
         wrong = [str(one) for one in self.proofs if not one.ok]
         return silent + [f'MISSING {text}' for text in self.missing] + wrong
 
-    def __repr__(self):
-        return '\n'.join([str(self._table()), '', *self._notes()])
+    def __repr__(self): return '\n'.join([str(self._table()), '', *self._notes()])
 
     def _repr_html_(self):
         notes = ''.join(f'<pre>{html.escape(note)}</pre>' for note in self._notes())

@@ -1,15 +1,16 @@
 """Random graphs on Variables against PyTorch's autograd, in float64: a few hundred here, more by `make fuzz`."""
 import gc
+import shutil
 import threading
 from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from backprop_course import autograd
+from backprop_course import autograd, forward
 from backprop_course.autograd import Variable, apply, plot_graph, to_dot
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -162,6 +163,7 @@ def compare(ours, theirs):
         assert_close(our.grad, their.grad, rtol=1e-9, atol=1e-9)
 
 
+@settings(max_examples=max(2000, settings().max_examples))  # the one that finds most is tried most
 @given(graphs())
 def test_random_graph(graph):
     ours = [Variable(leaf) for leaf in graph.leaves()]
@@ -295,14 +297,16 @@ def test_comparisons(f):
 
 
 def test_powers_at_zero():
-    for f in (lambda a, b: a ** 0, lambda a, b: a ** b, lambda a, b: a ** 2, lambda a, b: 0 ** b):
-        ours = [Variable(torch.tensor([0.0, 2.0])), Variable(torch.tensor([3.0, 0.0]))]
+    numbers = torch.tensor([-float('inf'), -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, float('inf'), float('nan')])
+    for f in (lambda a, b: a ** 0, lambda a, b: a ** b, lambda a, b: a ** 2, lambda a, b: 0 ** b, lambda a, b: a ** -1,
+              lambda a, b: a[:, None] ** b):
+        ours = [Variable(numbers), Variable(numbers)]
         theirs = [leaf.data.clone().requires_grad_() for leaf in ours]
         f(*ours).sum().backward(), f(*theirs).sum().backward()
         for our, their in zip(ours, theirs):
             assert (our.grad is None) == (their.grad is None)
             if our.grad is not None:
-                assert_close(our.grad, their.grad)
+                assert_close(our.grad, their.grad, equal_nan=True)
 
 
 def test_each_variable_is_looked_at_once(monkeypatch):
@@ -359,11 +363,112 @@ def test_dot_is_asked_where_it_is_installed(tmp_path, monkeypatch):
     program.write_text('#!/bin/sh\ncat >/dev/null\nprintf "graph 1 9 9\\nnode 0 1 1 1 1 a\\nnode 1 5 5 1 1 b\\nstop\\n"\n')
     program.chmod(0o755)
     monkeypatch.setenv('PATH', f'{tmp_path}:/bin:/usr/bin')
-    assert autograd._places_by_dot(end) == {0: (1.2, 1.0), 1: (6.0, 5.0)}
+    text = to_dot(end)
+    assert autograd._places_by_dot(text) == {0: (1.2, 1.0), 1: (6.0, 5.0)}
     assert len(plot_graph(end).texts) >= 2
     program.write_text('#!/bin/sh\nexit 1\n')
-    assert autograd._places_by_dot(end) is None
+    assert autograd._places_by_dot(text) is None
     assert plot_graph(end).axison is False
+
+
+@pytest.mark.skipif(not shutil.which('dot'), reason='Graphviz is not installed')
+def test_real_dot():
+    "Graphviz reads the text, whatever the names, and puts each result to the right of its inputs."
+    a = Variable(torch.ones(2, 3), name='a "quoted" \\ name')
+    b = a + a
+    end = (b + b).sum()
+    places = autograd._places_by_dot(to_dot(end))
+    assert sorted(places) == [0, 1, 2, 3]
+    assert places[0][0] < places[1][0] < places[2][0] < places[3][0]
+    ax = plot_graph(end)
+    positions = [text.get_position() for text in ax.texts if text.get_text().strip()]
+    assert positions == [places[at] for at in range(4)]
+
+
+def test_without_dot(monkeypatch):
+    "The same order without Graphviz."
+    monkeypatch.setattr(shutil, 'which', lambda name: None)
+    a = Variable(2.0)
+    b = a + a
+    ax = plot_graph(b + b)
+    columns = [text.get_position()[0] for text in ax.texts if text.get_text().strip()]
+    assert columns == sorted(set(columns)) and len(columns) == 3
+
+
+def test_another_shape_between_forward_and_backward():
+    for other in (torch.ones(3), torch.ones(2, 1), torch.ones(2, dtype=torch.float64)):
+        w, kept = Variable(torch.ones(2)), Variable(torch.ones(2))
+        loss = (w * kept).sum()
+        w.data = other
+        with pytest.raises(RuntimeError, match='multiply read a tensor of shape .2,.*was given.*call backward'):
+            loss.backward()
+        assert w.grad is None and kept.grad is None
+    w = Variable(torch.ones(3))
+    w.sum().backward()
+    w.data = torch.ones(1, 3)  # would stretch with the old gradient
+    with pytest.raises(RuntimeError, match='zero_grad'):
+        w.sum().backward()
+    w.zero_grad()
+    w.sum().backward()
+    assert w.grad.shape == (1, 3)
+
+
+def test_function_that_changes_its_input():
+    leaf = Variable(torch.ones(2))
+    out = apply(lambda inp: inp.exp_(), autograd.exp_backward, leaf)
+    with pytest.raises(RuntimeError, match='changed'):
+        out.sum().backward()
+
+
+def test_mends_of_two_dtypes():
+    "The message names the operand that is to be changed, and the change works."
+    v, other = Variable(torch.ones(3)), torch.ones(3, dtype=torch.float64)
+    for f in (lambda: other + v, lambda: v.lin(other, v), lambda: Variable.cat([v, other])):
+        with pytest.raises(TypeError, match=r'expects one dtype, got .*float32 in .*float64 in .*\.to\('):
+            f()
+    with pytest.raises(TypeError, match=r'try a\.to\(b\.data\.dtype\)'):
+        other + v
+    with pytest.raises(TypeError, match=r'try b\.data\.to\(a\.data\.dtype\)'):
+        v + Variable(other)
+    with pytest.raises(TypeError, match=r'try inputs\[1\]\.to\(inputs\[0\]\.data\.dtype\)'):
+        Variable.cat([v, other])
+    assert (other.to(v.data.dtype) + v).dtype == torch.float32
+
+
+@pytest.mark.parametrize('data', [1, [1.0, 2.0], (1, 2), True])
+def test_mend_of_no_tensor(data):
+    with pytest.raises(TypeError, match='try torch.tensor.data, dtype=torch.float32.'):
+        Variable(data)
+    assert Variable(torch.tensor(data, dtype=torch.float32)).dtype == torch.float32
+
+
+def test_mend_of_a_variable_in_a_variable():
+    with pytest.raises(TypeError, match='got Variable; try data.data'):
+        Variable(Variable(1.0))
+    v = Variable(torch.ones(2))
+    (v * 3).backward(Variable(torch.ones(2)))  # as a gradient it is as good as its tensor
+    assert torch.equal(v.grad, torch.full((2,), 3.0))
+
+
+def test_gradients_of_a_sum_are_in_memory_of_their_own():
+    grad = torch.ones(2, 3)
+    for shape in ((2, 3), (3,), (1, 3), (2, 1), ()):
+        for part in autograd.add_backward(grad, torch.ones(2, 3), torch.ones(shape)):
+            part.add_(1.0)
+    for part in autograd.add_backward(grad[:1], torch.ones(1, 3), torch.ones(3)):
+        part.add_(1.0)
+    assert torch.equal(grad, torch.ones(2, 3))
+
+
+def test_every_earlier_rule_is_an_operation():
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(shape, generator=generator) for shape in ((4, 3), (3, 1), (1,))]
+    targ = torch.randn(4, generator=generator)
+    ours, theirs = [Variable(leaf) for leaf in leaves], [leaf.clone().requires_grad_() for leaf in leaves]
+    Variable.lin(*ours).relu().mse(targ).backward()
+    forward.mse(forward.relu(forward.lin(*theirs)), targ).backward()
+    for our, their in zip(ours, theirs):
+        assert_close(our.grad, their.grad)
 
 
 def test_rule_with_a_wrong_number_of_gradients():
