@@ -11,6 +11,7 @@ import math
 import operator
 from fractions import Fraction
 from functools import cache
+from random import Random
 
 import numpy as np
 import torch
@@ -28,26 +29,41 @@ def _number(expression):
 def _arithmetic(function):
     return lambda *values: function(*map(_number, values))
 
+
+def _cases(condition, value, other):
+    import sympy
+    return sympy.Piecewise((value, condition), (other, True))
+
+
+def _larger(a, b=0): return _cases(a > b, a, b)
+def _smaller(a, b): return _cases(a > b, b, a)
+
+
+def _between(x, least=None, most=None):
+    x = x if least is None else _larger(x, least)
+    return x if most is None else _smaller(x, most)
+
 # %% ../nbs/00_symbols.ipynb #36ba5daa
 @cache
 def _entry_by_entry():
     "What the operations of this kind do to single expressions, by torch's names."
     import sympy
 
-    def cases(condition, value, other):
-        return sympy.Piecewise((value, condition), (other, True))
-
     return {name: _arithmetic(function) for name, function in {
         'add': operator.add, 'sub': operator.sub, 'mul': operator.mul, 'div': operator.truediv,
         'rsub': lambda a, b: b - a, 'neg': operator.neg, 'pow': operator.pow,
         'reciprocal': lambda x: 1 / x, 'sqrt': sympy.sqrt, 'rsqrt': lambda x: 1 / sympy.sqrt(x),
         'exp': sympy.exp, 'log': sympy.log, 'sin': sympy.sin, 'cos': sympy.cos, 'erf': sympy.erf,
-        'tanh': sympy.tanh, 'sigmoid': lambda x: 1 / (1 + sympy.exp(-x)),
-        'abs': lambda x: cases(x > 0, x, -x), 'relu': lambda x: cases(x > 0, x, 0),
-        'clamp_min': lambda x, least: cases(x > least, x, least),
-        'maximum': lambda a, b: cases(a > b, a, b), 'minimum': lambda a, b: cases(a > b, b, a),
+        'expm1': lambda x: sympy.exp(x) - 1, 'log1p': lambda x: sympy.log(1 + x),
+        'sinh': sympy.sinh, 'cosh': sympy.cosh, 'tanh': sympy.tanh, 'atan': sympy.atan,
+        'sigmoid': lambda x: 1 / (1 + sympy.exp(-x)), 'silu': lambda x: x / (1 + sympy.exp(-x)),
+        'abs': lambda x: _cases(x > 0, x, -x), 'relu': _larger, 'clamp_min': _larger,
+        'sign': lambda x: _cases(x > 0, 1, _cases(x < 0, -1, 0)), 'clamp_max': _smaller,
+        'leaky_relu': lambda x, slope=sympy.Rational(1, 100): _cases(x > 0, x, slope * x),
+        'clamp': _between, 'hardtanh': lambda x, least=-1, most=1: _between(x, least, most),
+        'maximum': _larger, 'minimum': _smaller,
         'gt': sympy.Gt, 'ge': sympy.Ge, 'lt': sympy.Lt, 'le': sympy.Le, '_to_copy': lambda x: x,
-    }.items()} | {'where': cases, 'masked_fill': lambda x, at, value: cases(at, value, x),
+    }.items()} | {'where': _cases, 'masked_fill': lambda x, at, value: _cases(at, value, x),
                   'bitwise_and': sympy.And, 'bitwise_or': sympy.Or, 'bitwise_not': sympy.Not}
 
 # %% ../nbs/00_symbols.ipynb #604420ea
@@ -84,6 +100,12 @@ def _mean(x, dim=None, keepdim=False, dtype=None):
     return _sum(x, dim, keepdim) / exact(count)
 
 
+def _var(x, dim=None, correction=1, keepdim=False):
+    count = math.prod(x.shape[axis] for axis in _axes(x, dim))
+    squares = (as_symbols(x) - _mean(x, dim, keepdim=True)) ** 2
+    return np.sum(squares, axis=_axes(x, dim), keepdims=keepdim) / exact(count - correction)
+
+
 def _exp(x):
     import sympy
     return np.frompyfunc(sympy.exp, 1, 1)(as_symbols(x))
@@ -106,8 +128,11 @@ def _product(a, b):
     return as_symbols(a) @ as_symbols(b)
 
 
-_TOGETHER = {'sum': _sum, 'mean': _mean, 'amax': _amax, 'mm': _product, 'bmm': _product,
-             'mv': _product, 'dot': _product, 'addmm': lambda c, a, b: as_symbols(c) + _product(a, b),
+_TOGETHER = {'sum': _sum, 'mean': _mean, 'var': _var, 'amax': _amax,
+             'std': lambda *args, **options: _var(*args, **options) ** exact(0.5),
+             'cumsum': lambda x, dim: np.cumsum(as_symbols(x), axis=dim),
+             'mm': _product, 'bmm': _product, 'mv': _product, 'dot': _product,
+             'addmm': lambda c, a, b: as_symbols(c) + _product(a, b),
              '_softmax': lambda x, dim, _: _exp(x) / _exp(x).sum(dim, keepdims=True),
              '_log_softmax': _log_softmax}
 
@@ -255,7 +280,7 @@ def _compute(name, args, kwargs):
     function = _entry_by_entry().get(name)
     if function is None or kwargs.get('alpha', 1) != 1:
         raise Unfollowed(f'letters cannot follow the operation {name}')
-    values = [as_symbols(value) for value in args]
+    values = [value if value is None else as_symbols(value) for value in args]
     return np.asarray(np.frompyfunc(function, len(values), 1)(*values), dtype=object)
 
 
@@ -307,12 +332,14 @@ def is_zero(
         return False
     long = expression.count_ops() > 600 or any(
         max(abs(number.p), number.q) > 10 ** 9 for number in expression.atoms(sympy.Rational))
-    if not long and sympy.simplify(expression) == 0:
-        return True
-    if long or not plain.has(sympy.Dummy):
+    left = [(case, _points(conditions, expression, values)) for conditions, case in _regions(expression)
+            if not _simplifies_to_0(case, conditions)] if not long else []
+    if any(_is_something(case, point) for case, points in left for point in points):
+        return False
+    if long or left:
         raise Unfollowed(f'SymPy did not bring a difference of {expression.count_ops():,} operations '
                          f'to 0, though it is 0 for all numbers that were tried')
-    return False
+    return True
 
 # %% ../nbs/00_symbols.ipynb #720f901f
 def _nearby(expression, values):
@@ -359,6 +386,78 @@ def _without_cases(expression):
     expanded = sympy.expand(expression.replace(sympy.Piecewise, as_sum))
     letters = set(switches.values())
     return sympy.expand(expanded.replace(lambda e: e.is_Pow and e.base in letters, lambda e: e.base))
+
+# %% ../nbs/00_symbols.ipynb #6e26906f
+def _regions(expression, known=()):
+    "Each way in which the conditions in an expression can fall out, and what it is there."
+    import sympy
+    from sympy.core.relational import Relational
+    found = [one for one in expression.atoms(Relational) if len(one.atoms(Relational)) == 1]
+    if not found:
+        yield known, expression
+        return
+    if len(found) > 8:
+        raise Unfollowed(f'the difference has more than {len(found)} conditions')
+    one = min(found, key=str)
+    for holds in (True, False):
+        conditions = (*known, one if holds else one.negated)
+        if not isinstance(conditions[-1], sympy.Eq) and _ranges(conditions) is not None:
+            yield from _regions(expression.xreplace({one: sympy.sympify(holds)}), conditions)
+
+# %% ../nbs/00_symbols.ipynb #9551bc3d
+def _ranges(conditions):
+    "Where each letter lies that has conditions of its own; None if one of them has no room."
+    import sympy
+    own = {}
+    for one in conditions:
+        if len(one.free_symbols) == 1:
+            own.setdefault(*one.free_symbols, []).append(one)
+    ranges = {}
+    for letter, its in own.items():
+        try:
+            ranges[letter] = sympy.And(*its).as_set()
+        except NotImplementedError:  # SymPy cannot solve them; numbers are tried below
+            continue
+        if ranges[letter].measure == 0:
+            return None
+    return ranges
+
+
+def _simplifies_to_0(case, conditions):
+    "Whether SymPy brings it to 0, told which letters are positive there, and which are negative."
+    import sympy
+    signs = {}
+    for letter, room in _ranges(conditions).items():
+        if room.inf >= 0 or room.sup <= 0:
+            signs[letter] = sympy.Dummy(positive=True) * (1 if room.inf >= 0 else -1)
+    return sympy.simplify(case.xreplace(signs)) == 0
+
+# %% ../nbs/00_symbols.ipynb #45490b6e
+def _points(conditions, expression, values):
+    "A few points in the region of these conditions, or none if none is found."
+    draw, ranges, found = Random(0), _ranges(conditions), 0
+    letters = sorted(expression.free_symbols, key=str)
+    for _ in range(400):
+        point = {letter: values.get(letter, 1.0) + draw.gauss(0, 10 ** draw.uniform(-2, 1)) for letter in letters}
+        point |= {letter: _inside(room, draw) for letter, room in ranges.items()}
+        if all(one.xreplace(point) == True for one in conditions):  # noqa: E712, a SymPy object
+            found += 1
+            yield point
+        if found == 5:
+            return
+
+
+def _inside(room, draw):
+    "A number inside a set of real numbers that has room."
+    import sympy
+    parts = [part for part in (room.args if isinstance(room, sympy.Union) else [room]) if part.measure]
+    part = draw.choice(parts)
+    low, high = part.inf, part.sup
+    if low.is_infinite and high.is_infinite:
+        return draw.gauss(0, 3)
+    if low.is_infinite or high.is_infinite:
+        return float(high - draw.uniform(0.1, 3) if low.is_infinite else low + draw.uniform(0.1, 3))
+    return float(low + (high - low) * sympy.Float(draw.uniform(0.05, 0.95)))
 
 # %% ../nbs/00_symbols.ipynb #e782373e
 class MatrixTensor(Tensor):

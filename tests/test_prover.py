@@ -27,6 +27,9 @@ def unfolded_backward(g, x, w):
     return spread, (g @ F.unfold(x, 3).transpose(1, 2)).sum(0).reshape(w.shape)
 
 
+def huber(x): return torch.where(x.abs() < 1, x * x / 2, x.abs() - .5)
+
+
 def doubled_in_place(x):
     y = x.exp()
     y.mul_(2)
@@ -59,6 +62,13 @@ def silent(proof, witness):
     (lambda input_1, *input: input_1 * input[0], lambda g, a, b: (g * b, g * a), (draw(3), draw(3, seed=1)), True),
     (lambda name, case: name * case, lambda g, a, b: (g * b, g * a), (draw(3), draw(3, seed=1)), True),
     (lambda out, grad_out: out * grad_out, lambda g, a, b: (g * b, g * a), (draw(3), draw(3, seed=1)), True),
+    (lambda x: x.clamp(-.5, .5), lambda g, x: g * ((x > -.5) & (x < .5)), (draw(3),), True),
+    (F.hardtanh, lambda g, x: g * (x.abs() < 1), (draw(3),), True),
+    (lambda x: F.leaky_relu(x, .2), lambda g, x: g * torch.where(x > 0, torch.ones_like(x), .2 * torch.ones_like(x)), (draw(3),), True),
+    (huber, lambda g, x: g * torch.where(x.abs() < 1, x, x.sign()), (draw(3),), True),
+    (lambda x: torch.where(x > 0, x.sqrt(), (-x).sqrt()), lambda g, x: g * x.sign() / (2 * x.abs().sqrt()), (draw(3),), True),
+    (torch.cumsum, lambda g, x, dim: (g.flip(0).cumsum(0).flip(0), None), (draw(3), 0), True),
+    (lambda x: x.std(0), lambda g, x: g * (x - x.mean(0)) / (x.std(0) * (len(x) - 1)), (draw(3, 2),), True),
     (unfolded, unfolded_backward, (draw(1, 1, 4, 4), draw(2, 1, 3, 3)), False),
     (torch.lgamma, lambda g, x: g * x.digamma(), (draw(3).abs() + 1,), False),
     (lambda x: torch.from_numpy(x.numpy() ** 2), lambda g, x: 2 * g * x, (draw(3),), False),
@@ -85,6 +95,18 @@ def test_einsum_lines():
 ])
 def test_wrong_rules(f, rule, inputs):
     assert not prove_gradient(f, rule, *inputs).ok
+
+
+@pytest.mark.parametrize('f, rule, x', [
+    (lambda x: x.clamp(-.5, .5), lambda g, x: g * (x > -.5), torch.tensor([-.7, -.2, .2])),
+    (lambda x: x.clamp(-.5, .5), lambda g, x: g * ((x > -.5) & (x < .6)), torch.tensor([-.7, -.2, .2])),
+    (huber, lambda g, x: g * torch.where(x.abs() < 1.1, x, x.sign()), torch.tensor([-2., .5, 3.])),
+    (lambda x: x.abs(), lambda g, x: g.clone(), torch.tensor([.5, 3.])),
+])
+def test_wrong_where_no_number_was(f, rule, x):
+    "These numbers show nothing; the regions in which letters may lie do."
+    verdicts = {one.witness: one.ok for one in prove_gradient(f, rule, x).proofs}
+    assert verdicts['SymPy'] is False and verdicts['nudging'] and verdicts['autograd']
 
 
 seen = {}
