@@ -13,7 +13,7 @@ from torch import Tensor, nn
 # %% ../nbs/13_traps.ipynb #c6872fcf
 def hidden_parameters(
     module: nn.Module,  # yours, with all that it holds
-) -> dict[str, Tensor]: # by where it stands, such as 'hidden[0].weight'; empty if all is well
+) -> dict[str, Tensor]: # by where it stands, such as 'hidden[0].weight'; empty if none is found
     "The trainable tensors that `module` holds and its `parameters()` does not give to an optimiser."
     if not isinstance(module, nn.Module):
         raise TypeError(f'hidden_parameters expects a torch.nn.Module, got {type(module).__name__}')
