@@ -225,10 +225,14 @@ def sigmoid_backward(
     return grad_out * share * (1 - share)
 
 # %% ../nbs/09_autograd.ipynb #b342df7d
+def _axes(inp, dim):
+    "The axes in `dim` as a tuple; both None and () stand for all of them."
+    return (dim,) if isinstance(dim, int) else tuple(dim or range(inp.ndim))
+
+
 def _spread(grad_out, inp, dim):
     "`grad_out` of a sum over `dim`, as large as `inp` was; a view."
-    axes = [dim] if isinstance(dim, int) else dim or range(inp.ndim)  # () is all of them, as None
-    axes = {axis % max(1, inp.ndim) for axis in axes}
+    axes = {axis % max(1, inp.ndim) for axis in _axes(inp, dim)}
     kept = [1 if axis in axes else size for axis, size in enumerate(inp.shape)]
     return grad_out.reshape(kept).expand(inp.shape)
 
@@ -239,7 +243,7 @@ def sum_over(
     keepdim: bool = False,           # whether they stay, with size 1
 ) -> Tensor:  # the sums, without the axes in `dim`, or with size 1 there
     "The sum over some axes."
-    return inp.sum(dim, keepdim=keepdim)
+    return inp.sum(_axes(inp, dim), keepdim=keepdim)
 
 
 def sum_over_backward(
@@ -258,7 +262,7 @@ def mean_over(
     keepdim: bool = False,           # whether they stay, with size 1
 ) -> Tensor:  # the means, without the axes in `dim`, or with size 1 there
     "The mean over some axes; `nan` over an empty one."
-    return inp.mean(dim, keepdim=keepdim)
+    return inp.mean(_axes(inp, dim), keepdim=keepdim)
 
 
 def mean_over_backward(
@@ -277,7 +281,7 @@ def max_over(
     keepdim: bool = False,           # whether they stay, with size 1
 ) -> Tensor:  # the largest entries, without the axes in `dim`, or with size 1 there
     "The largest entry over some axes."
-    return inp.amax(() if dim is None else dim, keepdim=keepdim)
+    return inp.amax(_axes(inp, dim), keepdim=keepdim)
 
 
 def max_over_backward(
@@ -288,7 +292,7 @@ def max_over_backward(
 ) -> Tensor:  # dL/d(inp), same shape as `inp`
     "The largest entry gets the gradient; several that are equally large share it evenly."
     largest = inp == _spread(max_over(inp, dim, keepdim), inp, dim)
-    count = largest.sum(() if dim is None else dim, keepdim=keepdim).to(inp.dtype)
+    count = largest.sum(_axes(inp, dim), keepdim=keepdim).to(inp.dtype)
     return _spread(grad_out, inp, dim) * largest / _spread(count, inp, dim)
 
 # %% ../nbs/09_autograd.ipynb #52ca9d43
@@ -470,7 +474,7 @@ register_rule(matmul, matmul_backward,
 def _summed(factor, einsum=False):
     "The line of a sum over some of two axes; `factor` may use n, the entries in one sum."
     def lines(inp, dim, keepdim):
-        axes = (0, 1) if dim is None else (dim,) if isinstance(dim, int) else dim
+        axes = _axes(inp, dim)
         kept = [letter if axis not in axes else '0' for axis, letter in enumerate('ij')]
         kept = kept if keepdim else [at for at in kept if at != '0']
         out = f'out[{", ".join(kept)}]' if kept else 'out'
@@ -481,15 +485,15 @@ def _summed(factor, einsum=False):
     return lines
 
 
-def _axes(normal):
+def _matrices(normal):
     return [(normal(2, 3), 1, False), (normal(2, 3), None, False), (normal(2, 3), 0, True),
-            (normal(2, 2), (0, 1), True)]
+            (normal(2, 2), (0, 1), True), (normal(2, 2), (), False)]
 
 
-register_rule(sum_over, sum_over_backward, _axes, indices=_summed(''), einsum=_summed('', True))
-register_rule(mean_over, mean_over_backward, _axes,
+register_rule(sum_over, sum_over_backward, _matrices, indices=_summed(''), einsum=_summed('', True))
+register_rule(mean_over, mean_over_backward, _matrices,
               indices=_summed('* 1 / {n}'), einsum=_summed('* 1 / {n}', True))
-register_rule(max_over, max_over_backward, _axes, indices=_summed('* (inp[i, j] == {out})'),
+register_rule(max_over, max_over_backward, _matrices, indices=_summed('* (inp[i, j] == {out})'),
               without={'einsum': 'it adds everything up, and cannot pick one of several',
                        'SymPy': 'of two letters nobody can say which is the larger'})
 
