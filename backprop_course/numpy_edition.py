@@ -44,13 +44,12 @@ TRANSLATIONS = {  # torch -> NumPy; a single letter stands for any expression
     'x.sqrt()': 'np.sqrt(x)',
     'x.abs()': 'np.abs(x)',
     # along axes
-    'x.sum(a, keepdim=k)': 'x.sum(a, keepdims=k)',
-    'x.sum(() if a is None else a, keepdim=k)': 'x.sum(a, keepdims=k)',
-    'x.mean(a, keepdim=k)': 'x.mean(a, keepdims=k)',
     'x.amax(a, keepdim=k)': 'np.max(x, a, keepdims=k)',
-    'x.amax(() if a is None else a, keepdim=k)': 'np.max(x, a, keepdims=k)',
     'x.max()': 'x.max()',
     'x.min()': 'x.min()',
+    **{f'x.{name}(a, keepdim=k)': f'x.{name}(a, keepdims=k)' for name in ('sum', 'mean')},
+    **{f'x.{name}(dim=a, keepdim=k)': f'x.{name}(a, keepdims=k)' for name in ('sum', 'mean')},
+    **{f'x.{name}(dim=a)': f'x.{name}(a)' for name in ('sum', 'mean', 'argmax', 'cumsum')},
 }
 
 # %% ../nbs/14_numpy.ipynb #f0164956
@@ -62,8 +61,8 @@ TRANSLATIONS |= {
     'x.permute(a)': 'np.transpose(x, a)',
     'x.unsqueeze(a)': 'np.expand_dims(x, a)',
     'x.expand(s)': 'np.broadcast_to(x, s)',
-    'x.narrow(a, i, n)': 'np.take(x, range(i, i + n), a)',
-    'x.gather(a, i)': 'np.take_along_axis(x, i, a)',
+    'x.narrow(a, i, n)': 'np.split(x, [i, i + n], a)[1]',
+    'x.gather(a, i)': 'np.take_along_axis(x, i, a)',  # where i is as long as x on other axes
     'torch.cat(x, a)': 'np.concatenate(x, a)',
     # memory
     'x.clone()': 'x.copy()',
@@ -80,10 +79,10 @@ TRANSLATIONS |= {
     'Tensor': 'np.ndarray',
     'x.is_floating_point()': "x.dtype.kind in 'fO'",
     'x.is_complex()': "x.dtype.kind == 'c'",
-    'x.to(t)': 'x.astype(t)',
-    'x.float()': 'x.astype(np.float32)',
-    'x.double()': 'x.astype(np.float64)',
-    'x.long()': 'x.astype(np.int64)',
+    'x.to(t)': 'x.astype(t, copy=False)',
+    'x.float()': 'x.astype(np.float32, copy=False)',
+    'x.double()': 'x.astype(np.float64, copy=False)',
+    'x.long()': 'x.astype(np.int64, copy=False)',
     'torch.bool': 'np.bool_',
     **{f'torch.{name}': f'np.{name}' for name in (
         'where', 'zeros_like', 'ones_like', 'arange', 'einsum', 'outer',
@@ -101,6 +100,7 @@ FALSE_FRIENDS = {  # methods of both libraries that do not do the same
     'view': 'torch wants a shape, NumPy a kind of number',
     'transpose': 'torch swaps two axes, NumPy wants all of them in order',
     'size': 'torch has a method that gives the shape, NumPy the number of entries',
+    'flatten': 'torch gives a view where it can, NumPy always a copy',
     'data': 'torch gives the numbers without their history, NumPy a piece of memory',
     'nonzero': 'torch gives a row of indices for each entry, NumPy a tuple with one array an axis',
 }
@@ -146,6 +146,8 @@ class _Translate(ast.NodeTransformer):
 
 def _row_for(node):
     "The longest row that fits this node: what its letters lie on, and its right side, or None."
+    if not isinstance(getattr(node, 'ctx', ast.Load()), ast.Load):  # a name that is given a value
+        return {}, None
     fitting = [row for row in TRANSLATIONS if _fits(_tree(row), node, {})]
     if not fitting:
         return {}, None
@@ -160,9 +162,9 @@ def _edits(node, parent=None):
         yield node, None  # words for people
     elif _row_for(node)[1] is not None:
         new = _Translate().visit(deepcopy(node))
+        whole = isinstance(new, (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.Constant))
         code = ast.unparse(new)
-        loose = isinstance(new, (ast.BinOp, ast.Compare)) and not isinstance(node, type(new))
-        yield node, f'({code})' if loose and not isinstance(parent, (ast.stmt, ast.Call)) else code
+        yield node, code if whole or isinstance(parent, (ast.stmt, ast.Call)) else f'({code})'
     else:
         for child in ast.iter_child_nodes(node):
             yield from _edits(child, node)
@@ -200,8 +202,13 @@ def _translate(source):
 # %% ../nbs/14_numpy.ipynb #36be46c9
 def _source(function):
     "The text of a function or a class, or an error."
-    if not (inspect.isfunction(function) or inspect.isclass(function)) or function.__name__ == '<lambda>':
+    known = inspect.isfunction(function) or inspect.isclass(function)
+    if not known or function.__name__ == '<lambda>':
         raise TypeError(f'expected a function with a name, got {function!r}')
+    if getattr(function, '__closure__', None):
+        held = ', '.join(function.__code__.co_freevars)
+        raise ValueError(f'{function.__name__} was made inside another function, and keeps {held} '
+                         f'from there; give it as an argument')
     try:
         return textwrap.dedent(inspect.getsource(function))
     except OSError as error:
@@ -223,27 +230,38 @@ def _reads(function, source):
 
 # %% ../nbs/14_numpy.ipynb #4ac8dbd0
 def _unknown(node, modules, parent=None, in_text=False):
-    "The parts of a tree that are torch's, or false friends, and that no row translates."
+    "What can't be translated: parts of a tree, each with the reason."
     in_text = in_text or isinstance(node, ast.JoinedStr)
     found, result = _row_for(node)
-    changes = result is not None and ast.dump(_Translate().visit(deepcopy(node))) != ast.dump(node)
-    if (in_text and changes) or (result is None and _is_foreign(node, modules, parent)):
-        yield node  # texts are not translated
+    if result is None:
+        yield from [(node, why)] if (why := _why_not(node, parent, modules)) else []
+    elif isinstance(_tree(result), ast.stmt) and not isinstance(parent, ast.Expr):
+        yield node, 'NumPy has a statement for it; put it on a line of its own'
+    elif in_text and ast.dump(_Translate().visit(deepcopy(node))) != ast.dump(node):
+        yield node, 'messages are not translated; compute it before'
     for child in ast.iter_child_nodes(node) if result is None else found.values():
         yield from _unknown(child, modules, node, in_text)
 
-
-def _is_foreign(node, modules, parent):
-    if isinstance(node, ast.Name):
-        return node.id == 'Tensor' or (node.id == 'torch' and not isinstance(parent, ast.Attribute))
+# %% ../nbs/14_numpy.ipynb #abf94157
+def _why_not(node, parent, modules):
+    "Why this node can't stay as it is, though no row translates it; None if it can."
+    name = getattr(node, 'id', getattr(node, 'arg', None))
+    bound = isinstance(node, ast.arg) or not isinstance(getattr(node, 'ctx', ast.Load()), ast.Load)
+    if bound and name in ('torch', 'Tensor', 'np'):
+        return 'that name is taken'
+    if isinstance(node, ast.Name) and name == 'torch' and not isinstance(parent, ast.Attribute):
+        return 'torch is left behind'
+    if isinstance(node, ast.keyword) and name in ('dim', 'keepdim', 'unbiased'):
+        of_array = isinstance(parent.func, ast.Attribute) and ast.unparse(parent.func.value) not in modules
+        return 'no row of TRANSLATIONS fits' if of_array else None
     if not isinstance(node, ast.Attribute):
-        return False
-    owner = node.value.id if isinstance(node.value, ast.Name) else None
+        return None
+    owner = ast.unparse(node.value)
     if owner == 'torch' or owner in modules:
-        return owner == 'torch'
+        return 'no row of TRANSLATIONS fits' if owner == 'torch' else None
     called = isinstance(parent, ast.Call) and callable(getattr(Tensor, node.attr, None))
     elsewhere = any(hasattr(kind, node.attr) for kind in (np.ndarray, str, list, dict, set, re.Pattern))
-    return node.attr in FALSE_FRIENDS or (called and not elsewhere)
+    return FALSE_FRIENDS.get(node.attr) or ('no row of TRANSLATIONS fits' if called and not elsewhere else None)
 
 # %% ../nbs/14_numpy.ipynb #4832abc9
 BY_HAND: dict[Callable, Callable] = {}  # function for tensors -> function for arrays
@@ -294,7 +312,7 @@ def _text(function):
         return _source(function)
     source = _source(written)
     lines = source.splitlines()[ast.parse(source).body[0].lineno - 1:]  # without decorators
-    return '\n'.join(lines).replace(written.__name__, function.__name__, 1)
+    return re.sub(rf'\b{written.__name__}\b', function.__name__, '\n'.join(lines))
 
 
 def _is_library(value):
@@ -322,41 +340,57 @@ def _definition(function, reads):
     if function in BY_HAND:
         return source
     modules = {name for name, value in reads.items() if isinstance(value, ModuleType)} | {'np'}
-    for node in _unknown(ast.parse(source), modules):
-        code = ast.unparse(node)
-        why = FALSE_FRIENDS.get(getattr(node, 'attr', ''), 'no row of TRANSLATIONS fits')
-        raise ValueError(f'{function.__name__} holds {code}, which is not translated: {why}; '
+    for node, why in _unknown(ast.parse(source), modules):
+        raise ValueError(f'{function.__name__} holds {ast.unparse(node)}, which is not translated: {why}; '
                          f'add a row, or write the function with @by_hand({function.__name__})')
     return _translate(source).rstrip()
 
 # %% ../nbs/14_numpy.ipynb #21c5925b
 def _import(name, value):
-    "The line that brings something from a library, or a constant, into the text."
+    "The line that brings something from a library, or a constant, into the text; or an error."
+    if inspect.getmodule(value) is torch or getattr(value, '__module__', '').split('.')[0] == 'torch' or value is torch:
+        raise ValueError(f'{name} is from torch; write torch.{getattr(value, "__name__", name)}, '
+                         f'so that it can be found in TRANSLATIONS')
     if isinstance(value, ModuleType):
         return f'import {value.__name__}' + (f' as {name}' if name != value.__name__ else '')
     if inspect.isroutine(value) or inspect.isclass(value):
         return f'from {value.__module__.lstrip("_")} import {name}'
-    if repr(value).startswith('<'):
-        raise ValueError(f'{name} is {value!r}, which cannot be written down; give it as an argument')
-    return f'{name} = {value!r}'
+    try:
+        if ast.literal_eval(repr(value)) == value:
+            return f'{name} = {value!r}'
+    except (ValueError, SyntaxError):
+        pass
+    raise ValueError(f'{name} is {value!r}, which cannot be written down; give it as an argument')
 
-
+# %% ../nbs/14_numpy.ipynb #1ea657f3
 def numpy_source(
     *functions: Callable,  # rules of the course, or functions of your own
 ) -> str:                  # a Python file
     "The functions and all that they need as plain NumPy, without torch."
-    gathered, imports, texts = {}, {'import numpy as np'}, {}
+    gathered, lines = {}, {'np': 'import numpy as np'}
     for function in functions:
         _gather(function, gathered)
-    for function, reads in gathered.items():
-        name = function.__name__
-        if name in texts:
-            raise ValueError(f'two functions are called {name}; one file has room for one of them')
-        texts[name] = _definition(function, reads)
-        known = {id(one) for one in (*gathered, torch, Tensor)}
-        imports |= {_import(other, value) for other, value in reads.items() if id(value) not in known}
-    order = sorted(imports, key=lambda line: (not line.startswith(('import', 'from')), line))
+    texts = {function.__name__: _definition(function, reads) for function, reads in gathered.items()}
+    if len(texts) < len(gathered):
+        names = [function.__name__ for function in gathered]
+        raise ValueError(f'two functions have one name, of which a file has room for one: '
+                         f'{sorted({name for name in names if names.count(name) > 1})}')
+    for reads in gathered.values():
+        for name, value in reads.items():
+            _add_line(lines, gathered, name, value)
+    order = sorted(lines.values(), key=lambda line: (not line.startswith(('import', 'from')), line))
     return '\n\n\n'.join(['\n'.join(order), *texts.values()]) + '\n'
+
+# %% ../nbs/14_numpy.ipynb #827c68dc
+def _add_line(lines, gathered, name, value):
+    "Put the line that `name` needs into the dict `lines`; an error if another one has the name."
+    if (value is torch and name == 'torch') or (value is Tensor and name == 'Tensor'):
+        return
+    if any(value is function for function in gathered):
+        if name != value.__name__:
+            raise ValueError(f'{value.__name__} is called {name} here; call it by its own name')
+    elif lines.setdefault(name, _import(name, value)) != _import(name, value):
+        raise ValueError(f'{name} stands for two things in these functions; rename one')
 
 # %% ../nbs/14_numpy.ipynb #ba759a96
 def on_numpy(
@@ -416,7 +450,7 @@ def _compare(rule, f, f_backward, inputs):
 @dataclass(frozen=True, repr=False)
 class EditionTable:
     "What `compare_editions` found: a line for each rule."
-    differences: dict[str, dict]  # rule -> dtype -> the largest relative difference, or what is wrong
+    differences: dict[Callable, dict]  # rule -> dtype -> the largest relative difference, or what is wrong
 
     @property
     def ok(self) -> bool:
@@ -426,8 +460,8 @@ class EditionTable:
             for row in self.differences.values() for dtype, one in row.items())
 
     def _table(self):
-        rows = [(name, *(f'{one:.0e}' if isinstance(one, float) else one for one in row.values()))
-                for name, row in self.differences.items()]
+        rows = [(rule.__name__, *(f'{one:.0e}' if isinstance(one, float) else one for one in row.values()))
+                for rule, row in self.differences.items()]
         return Table(('rule', 'float64', 'float32'), rows)
 
     def __repr__(self): return str(self._table())
@@ -438,9 +472,12 @@ def compare_editions(
     rules: dict[Callable, Rule] | None = None,  # all that are registered if None
 ) -> EditionTable:                              # `.ok`, and a table
     "Run every registered rule on its examples in both editions, with torch and with NumPy."
+    rules = RULES if rules is None else rules
+    if not isinstance(rules, dict) or not all(isinstance(rule, Rule) for rule in rules.values()):
+        raise TypeError('compare_editions expects rules as RULES holds them; try {f: RULES[f]}')
     differences = {}
-    for rule in (RULES if rules is None else rules).values():
-        row = differences[rule.f_backward.__name__] = {}
+    for rule in rules.values():
+        row = differences[rule.f_backward] = {}
         for dtype in (torch.float64, torch.float32):
             try:
                 editions = on_numpy(rule.f), on_numpy(rule.f_backward)
@@ -483,38 +520,55 @@ def _number(entry):
 _ARITHMETIC = (np.add, np.subtract, np.multiply, np.divide, np.negative, np.power, np.square,
                np.absolute, np.matmul)
 _LOGICAL = np.bitwise_or, np.bitwise_and, np.invert
+_MOVING = (np.expand_dims, np.swapaxes, np.transpose, np.reshape, np.ravel, np.squeeze, np.diagonal,
+           np.broadcast_to, np.concatenate, np.stack, np.split, np.take, np.take_along_axis, np.copy,
+           np.zeros_like, np.ones_like, np.shape, np.ndim, np.size, np.shares_memory, np.may_share_memory,
+           np.sum, np.mean, np.max, np.min, np.cumsum, np.outer, np.einsum, np.dot)
 
-
+# %% ../nbs/14_numpy.ipynb #73a24485
 class SymbolArray(np.ndarray):
     "An array of SymPy expressions, on which NumPy's functions work; `TypeError` from those unknown here."
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
-        meaning, logical = _meanings().get(ufunc), ufunc in _LOGICAL
-        if not (meaning or ufunc in _ARITHMETIC) or method not in ('__call__', 'reduce', 'at'):
-            raise TypeError(f'{ufunc.__name__} is not known for arrays of letters')
-        first, *others = (_plain(one, not logical) for one in inputs)
-        if method == 'at':  # writes into its first input
-            first = inputs[0].view(np.ndarray)
-        if meaning:
-            ufunc = np.frompyfunc(meaning, ufunc.nin, 1, identity=None)
-            options.pop('dtype', None)
-        result = getattr(ufunc, method)(first, *others, **options)
+        result = _entry_by_entry(ufunc, method, inputs, options)
         if out is None:
-            return _symbolic(result)
+            return result
         out[0][...] = result
         return out[0]
 
     def __array_function__(self, function, types, inputs, options):
-        if function is not np.where:
-            return _symbolic(super().__array_function__(function, types, inputs, options))
-        choose = np.frompyfunc(_either, 3, 1)
-        return _symbolic(choose(*(_plain(one, False) for one in inputs)))
+        if function is np.where and len(inputs) == 3:
+            return _symbolic(np.frompyfunc(_either, 3, 1)(*(_plain(one, False) for one in inputs)))
+        if function not in _MOVING:
+            _refuse(function)
+        result = super().__array_function__(function, types, inputs, options)
+        return [_symbolic(one) for one in result] if isinstance(result, list) else _symbolic(result)
+
+    def __getitem__(self, place):  # a single entry too is an array, as it is in torch
+        return _symbolic(super().__getitem__(place))
+
+    def __repr__(self):
+        return repr(self.view(np.ndarray))
 
 # %% ../nbs/14_numpy.ipynb #2cf10d45
+def _entry_by_entry(ufunc, method, inputs, options):
+    "What a ufunc gives for arrays of expressions."
+    meaning = _meanings().get(ufunc)
+    if not (meaning or ufunc in _ARITHMETIC) or method not in ('__call__', 'reduce', 'at'):
+        _refuse(ufunc)
+    first, *others = (_plain(one, ufunc not in _LOGICAL) for one in inputs)
+    if meaning:
+        ufunc = np.frompyfunc(meaning, ufunc.nin, 1, identity=None)
+        options = {name: value for name, value in options.items() if name != 'dtype'}
+    if method == 'at':  # writes into its first input
+        return ufunc.at(inputs[0].view(np.ndarray), *others)
+    return _symbolic(getattr(ufunc, method)(first, *others, **options))
+
+# %% ../nbs/14_numpy.ipynb #106f0f1f
 def _plain(value, counts):
     "An input of NumPy's functions as objects, exact; conditions as numbers, if it `counts`."
-    if isinstance(value, float):
-        return exact(value)
+    if isinstance(value, (bool, float)):
+        return _number(value)
     if isinstance(value, SymbolArray):
         value = value.view(np.ndarray)
     if counts and isinstance(value, np.ndarray) and value.dtype.kind in 'Obf':
@@ -522,6 +576,10 @@ def _plain(value, counts):
     return value
 
 # %% ../nbs/14_numpy.ipynb #cf511c30
+def _refuse(function):
+    raise TypeError(f'{function.__name__} is not known for arrays of letters')
+
+
 def _either(condition, a, b):
     import sympy
     return sympy.Piecewise((a, condition), (b, True))
@@ -529,9 +587,10 @@ def _either(condition, a, b):
 
 def _symbolic(result):
     "What NumPy computed from objects as a `SymbolArray`, a single expression too; the rest as it is."
-    if result is None or (isinstance(result, np.ndarray) and result.dtype != object):
-        return result
-    return np.asarray(result, object).view(SymbolArray)
+    import sympy
+    if isinstance(result, (sympy.Basic, int)) or getattr(result, 'dtype', None) == object:
+        return np.asarray(result, object).view(SymbolArray)
+    return result
 
 
 def letters(
@@ -541,8 +600,9 @@ def letters(
     "An array of real letters."
     import sympy
     array = np.empty(shape, object)
+    between = ',' if max(shape, default=0) > 10 else ''  # 1,11 is not 11,1
     for place in np.ndindex(*shape):
-        index = ('_' + ''.join(map(str, place))) if place else ''
+        index = f'_{between.join(map(str, place))}' if place else ''
         array[place] = sympy.Symbol(name + index, real=True)
     return array.view(SymbolArray)
 
@@ -550,17 +610,14 @@ def letters(
 class _Noting(ast.NodeTransformer):
     "Puts a call of `_note(code, value)` around each expression that computes something."
     def visit(self, node, code=None):
-        if isinstance(node, ast.Expr):  # checks and docstrings stay as they are
-            return node
         computes = isinstance(node, (ast.BinOp, ast.UnaryOp, ast.Compare, ast.Call, ast.Subscript))
-        code = code or (ast.unparse(node) if computes else None)
-        node = super().visit(node)
-        if not computes:
-            return node
-        return ast.Call(ast.Name('_note', ast.Load()), [ast.Constant(code), node], [])
+        if not computes or not isinstance(getattr(node, 'ctx', ast.Load()), ast.Load):
+            return super().visit(node)
+        code = code or ast.unparse(node)
+        return _note(code, self.generic_visit(node))
 
     def visit_FunctionDef(self, node):
-        node.body = [self.visit(statement) for statement in node.body]
+        node.body = [one for statement in node.body for one in np.atleast_1d(self.visit(statement))]
         node.returns, node.decorator_list = None, []
         return node
 
@@ -568,8 +625,17 @@ class _Noting(ast.NodeTransformer):
         node.value = self.visit(node.value, ast.unparse(node))
         return node
 
-    def visit_If(self, node): return node
+    def visit_AugAssign(self, node):
+        target = deepcopy(node.target)
+        target.ctx = ast.Load()
+        return [node, ast.Expr(_note(ast.unparse(node), target))]
+
+    def visit_Expr(self, node): return node  # checks, docstrings
     def visit_Raise(self, node): return node
+
+
+def _note(code, node):
+    return ast.Call(ast.Name('_note', ast.Load()), [ast.Constant(code), node], [])
 
 # %% ../nbs/14_numpy.ipynb #fd49f6e7
 def _mathematics(value):
@@ -598,7 +664,8 @@ class Derivation:
         return '\n'.join(f'{code}\n    {value.tolist()}' for code, value in self.steps)
 
     def _repr_markdown_(self):
-        rows = [f'| `{code}` | ${_mathematics(value)}$ |' for code, value in self.steps]
+        rows = [f'| `{code.replace("|", chr(92) + "|")}` | ${_mathematics(value)}$ |'
+                for code, value in self.steps]
         return '\n'.join(['| code | mathematics |', '|:--|:--|', *rows])
 
 # %% ../nbs/14_numpy.ipynb #a37dc0cc
@@ -608,16 +675,17 @@ def derivation(
     **options,
 ) -> Derivation:
     "Run the NumPy edition of a function on letters, and note what each step gives."
-    edition, steps = on_numpy(function), {}
+    if not any(isinstance(one, SymbolArray) for one in (*inputs, *options.values())):
+        raise ValueError("derivation expects letters among the inputs, got none; try letters('x', 2, 3)")
+    edition, steps = on_numpy(function), []
 
     def note(code, value):
-        if isinstance(value, np.ndarray) and value.dtype == object and code not in steps:
-            steps[code] = np.asarray(np.frompyfunc(_shortest, 1, 1)(value.view(np.ndarray)), object)
+        if isinstance(value, np.ndarray) and value.dtype == object:
+            simple = np.frompyfunc(_shortest, 1, 1)(value.view(np.ndarray))
+            steps.append((code, np.asarray(simple, object)))
         return value
     tree = ast.fix_missing_locations(_Noting().visit(ast.parse(inspect.getsource(edition))))
     around = edition.__globals__ | {'_note': note}
     exec(compile(tree, f'<derivation of {function.__name__}>', 'exec'), around)
-    if not any(isinstance(one, np.ndarray) and one.dtype == object for one in inputs):
-        raise ValueError(f"derivation expects letters among the inputs, got none; try letters('x', 2, 3)")
     result = around[function.__name__](*inputs, **options)
-    return Derivation(list(steps.items()), result)
+    return Derivation(steps, result)
