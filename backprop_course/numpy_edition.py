@@ -32,7 +32,7 @@ from .einsum import _align
 from .symbols import exact
 
 # %% ../nbs/14_numpy.ipynb #3940a7a5
-TRANSLATIONS = {  # torch -> NumPy; a single letter stands for any expression
+TRANSLATIONS = {  # torch -> NumPy; a single letter is a placeholder
     # one number at a time
     'x.exp()': 'np.exp(x)',
     'x.log()': 'np.log(x)',
@@ -114,7 +114,7 @@ def _tree(text):
 
 
 def _fits(pattern, node, found):
-    "Whether `pattern` can be laid on `node`; what its letters lie on goes into the dict `found`."
+    "Whether `pattern` can be laid on `node`; what placeholders lie on goes into the dict `found`."
     if isinstance(pattern, list):
         return (isinstance(node, list) and len(pattern) == len(node)
                 and all(_fits(one, other, found) for one, other in zip(pattern, node)))
@@ -129,7 +129,7 @@ def _fits(pattern, node, found):
 
 # %% ../nbs/14_numpy.ipynb #e9ea3815
 class _Fill(ast.NodeTransformer):
-    "Puts trees in place of letters."
+    "Puts trees in place of placeholders."
     def __init__(self, found): self.found = found
     def visit_Name(self, node): return deepcopy(self.found.get(node.id, node))
 
@@ -145,7 +145,7 @@ class _Translate(ast.NodeTransformer):
 
 
 def _row_for(node):
-    "The longest row that fits this node: what its letters lie on, and its right side, or None."
+    "The longest row that fits this node: what its placeholders lie on, and its right side, or None."
     if not isinstance(getattr(node, 'ctx', ast.Load()), ast.Load):  # a name that is given a value
         return {}, None
     fitting = [row for row in TRANSLATIONS if _fits(_tree(row), node, {})]
@@ -242,7 +242,7 @@ def _unknown(node, modules, parent=None, in_text=False):
     for child in ast.iter_child_nodes(node) if result is None else found.values():
         yield from _unknown(child, modules, node, in_text)
 
-# %% ../nbs/14_numpy.ipynb #abf94157
+# %% ../nbs/14_numpy.ipynb #42cfb42b
 def _why_not(node, parent, modules):
     "Why this node can't stay as it is, though no row translates it; None if it can."
     name = getattr(node, 'id', getattr(node, 'arg', None))
@@ -261,7 +261,8 @@ def _why_not(node, parent, modules):
         return 'no row of TRANSLATIONS fits' if owner == 'torch' else None
     called = isinstance(parent, ast.Call) and callable(getattr(Tensor, node.attr, None))
     elsewhere = any(hasattr(kind, node.attr) for kind in (np.ndarray, str, list, dict, set, re.Pattern))
-    return FALSE_FRIENDS.get(node.attr) or ('no row of TRANSLATIONS fits' if called and not elsewhere else None)
+    unknown = 'no row of TRANSLATIONS fits' if called and not elsewhere else None
+    return FALSE_FRIENDS.get(node.attr, unknown)
 
 # %% ../nbs/14_numpy.ipynb #4832abc9
 BY_HAND: dict[Callable, Callable] = {}  # function for tensors -> function for arrays
