@@ -163,8 +163,8 @@ class _Known:
     "A tensor of the run, and what we know of it."
     tensor: Tensor
     names: list[str]
-    first: dict[str, _Seen | None]  # by attribute: itself and its `.g` before the run; None: not there
-    held: dict[str, _Seen | None]   # the same, now
+    first: dict[str, _Seen | None]  # by attribute: itself and its `.g` before the run
+    held: dict[str, _Seen | None]   # the same, now; None: there is none
     written: '_Record | None' = None  # the step of this run that wrote its `.g` last
 
 # %% ../nbs/08_trace.ipynb #d1935c07
@@ -240,7 +240,6 @@ def _finish(run):
 _TORCH = str(Path(torch.__file__).parent)
 _LOOKS = {'empty_like', 'zeros_like', 'ones_like', 'full_like',
           'new_empty', 'new_zeros', 'new_ones', 'new_full'}
-_HANDS_ON = {'detach', 'alias'}
 _THROWS_AWAY = {'copy_', 'zero_', 'fill_'}  # what its first operand held
 
 
@@ -265,9 +264,6 @@ def _name_of(operation): return operation.overloadpacket.__name__
 # %% ../nbs/08_trace.ipynb #d1935a02
 def _note_operation(run, name, operands):
     "Note what an operation does with what it is given."
-    if name in _HANDS_ON:
-        run.now.used.update(map(id, operands))
-        return
     _note_lines(run, _getframe(2))
     if name in _THROWS_AWAY:
         _note_thrown_away(run, name, operands[0])
@@ -306,11 +302,12 @@ def _worth_showing(code):
 
 # %% ../nbs/08_trace.ipynb #a92272be
 _NOTHING = object()  # where a class or a tensor has no `.g`, not even None
+_NO_NUMBERS = torch.empty(0)  # the copy of what is no number at all
 
 
 def _version(value):
     "PyTorch's count of a tensor's changes in place; 0 for what is no tensor."
-    return next((version for _, version in _versions([value])), 0)
+    return _versions([value])[0][1] if isinstance(value, Tensor) else 0
 
 
 def _copy(value):
@@ -336,7 +333,7 @@ def _unseen(run, look, value, otherwise):
 def _look_at(run, value):
     if value is None or value is _NOTHING:
         return None
-    return _Seen(value, _unseen(run, _copy, value, torch.empty(0)), _version(value))
+    return _Seen(value, _unseen(run, _copy, value, _NO_NUMBERS), _version(value))
 
 
 def _know(run, tensor, name=None):
@@ -631,7 +628,7 @@ def trace_backward(
 ) -> 'Trace':      # what happened, step by step
     """Run the model forwards and backwards as it is, and record who read what and who wrote what.
 
-    What a layer reads or changes through `.data` or NumPy is not seen."""
+    What a layer changes through `.data` or NumPy is not seen, nor what it reads in NumPy alone."""
     _check_model(model), _check_tensors(inp=inp, targ=targ)
     run = _Run(model, _places_of(model))
     try:
@@ -916,7 +913,8 @@ def _traced_tensor(reading, known):
         for attribute, timeline in timelines.items():
             if (known, attribute) in record.writes:
                 timeline.append((record.number, reading.numbers(record.writes[known, attribute])))
-    return TracedTensor(tuple(known.names) or (reading.first[known],), *map(tuple, timelines.values()))
+    names = tuple(known.names) or (reading.first[known],)
+    return TracedTensor(names, tuple(timelines['']), tuple(timelines['g']))
 
 # %% ../nbs/08_trace.ipynb #04e29b8d
 class _Recorded:
