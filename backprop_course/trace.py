@@ -552,7 +552,7 @@ def _check_model(model):
     if isinstance(model.layers, dict) or not hasattr(model.layers, '__getitem__'):
         raise TypeError(f'trace_backward expects the layers of a model in a list, got '
                         f'{type(model.layers).__name__}; try model.layers = [...]')
-    if not len(model.layers):
+    if not [*model.layers]:
         raise ValueError('trace_backward expects a model with at least one layer, got none')
     for layer in (*model.layers, model.loss):
         _code_of(type(layer), '__call__'), _code_of(type(layer), 'backward')
