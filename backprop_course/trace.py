@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .checks import Table
-from .modules import LayerFunction, Lin, Mse, Relu, _add_gradients, _ready
+from .modules import LayerFunction, Lin, Mse, Relu, _add_gradients, _ready, _versions
 
 # %% ../nbs/08_trace.ipynb #d7263847
 @dataclass(frozen=True)
@@ -98,6 +98,9 @@ def _first_bad(values):
     return f'{values[tuple(place)].item()}{where}'
 
 # %% ../nbs/08_trace.ipynb #6952d4f7
+def _dotted(name, attribute): return f'{name}.{attribute}' if attribute else name
+
+
 @dataclass(frozen=True)
 class Access:
     "One thing that a step read or wrote: a tensor itself, or the gradient that is stored on it."
@@ -107,9 +110,9 @@ class Access:
     numbers: Numbers  # what was read or written
 
     @property
-    def name(self) -> str: return self.tensor + ('.' if self.attribute else '') + self.attribute
+    def name(self) -> str: return _dotted(self.tensor, self.attribute)
     @property
-    def own_name(self) -> str: return self.role + ('.' if self.attribute else '') + self.attribute
+    def own_name(self) -> str: return _dotted(self.role, self.attribute)
     @property
     def shape(self) -> tuple[int, ...]: return self.numbers.shape
     @property
@@ -148,29 +151,36 @@ class Step:
 
 # %% ../nbs/08_trace.ipynb #a0d38390
 @dataclass(eq=False)
+class _Seen:
+    "An object as it was when we looked at it."
+    value: object           # a tensor, or what stands in the place of one
+    copy: Tensor | Numbers  # its numbers at that moment
+    version: int            # PyTorch's count of its changes in place at that moment
+
+
+@dataclass(eq=False)
 class _Known:
     "A tensor of the run, and what we know of it."
     tensor: Tensor
     names: list[str]
-    copy: Tensor | Numbers  # its numbers, as they were at `version`
-    version: int         # PyTorch's count of the tensor's changes in place
-    born: int = 0        # the step that made it; 0 if it was there before
-    first: Tensor | Numbers | None = None           # `copy` when we saw the tensor first
-    first_gradient: Tensor | Numbers | None = None  # and what its `.g` held then
-    gradient: object = None                         # what its `.g` holds now
-    gradient_copy: Tensor | Numbers | None = None
-    gradient_version: int = 0
-    written: '_Record | None' = None      # the step of this run that wrote its `.g` last
+    first: dict[str, _Seen | None]  # by attribute: itself and its `.g` before the run
+    held: dict[str, _Seen | None]   # the same, now; None: there is none
+    written: '_Record | None' = None  # the step of this run that wrote its `.g` last
 
-
+# %% ../nbs/08_trace.ipynb #d1935c07
 @dataclass(eq=False)
 class _Place:
     "One call of a layer: its tensors, by the names that the layer has for them."
     layer: object
     name: str   # 'L2'
     label: str  # 'L2: Lin(3, 1)'
-    roles: dict[str, _Known] = field(default_factory=dict)  # 'inp', 'w', 'out' ...
-    inputs: int = 0  # so many of them are inputs, the first ones
+    inputs: dict[str, _Known] = field(default_factory=dict)      # 'inp', 'targ'
+    parameters: dict[str, _Known] = field(default_factory=dict)  # 'w', 'b'
+    out: _Known | None = None
+
+    @property
+    def roles(self) -> dict[str, _Known]:
+        return self.inputs | self.parameters | ({'out': self.out} if self.out else {})
 
 # %% ../nbs/08_trace.ipynb #80148012
 @dataclass(eq=False)
@@ -184,7 +194,7 @@ class _Record:
     writes: dict = field(default_factory=dict)
     cleared: list = field(default_factory=list)
     used: set = field(default_factory=set)  # the id of each tensor that an operation was given
-    ran: dict = field(default_factory=dict)  # code: the lines of it that did something
+    lines: dict = field(default_factory=dict)  # by function: its lines that did something
     missed: _Known | None = None  # whose `.g` was looked for last, and was not there
     faults: list = field(default_factory=list)
 
@@ -196,8 +206,8 @@ class _Run:
     places: list[_Place]  # as the model lists its layers
     known: dict[int, _Known] = field(default_factory=dict)
     records: list[_Record] = field(default_factory=list)
-    waiting: dict = field(default_factory=dict)  # by layer: its places that have not run forward
-    called: dict = field(default_factory=dict)   # and those that have, but not backward
+    waiting: dict = field(default_factory=dict)  # by a layer's id: its places not yet run forward
+    called: dict = field(default_factory=dict)   # and those that have run, but not backward
     history: list[_Place] = field(default_factory=list)  # all that ran forward, in order
     phase: str = 'forward'
     now: _Record | None = None
@@ -206,27 +216,38 @@ class _Run:
     busy: bool = False    # while we look at tensors ourselves
     thread: int = field(default_factory=threading.get_ident)
 
-    def start(self, place=None, frame=None, phase=None):
-        number = len(self.records) + 1
-        self.now = _Record(number, phase or self.phase, place, frame or self.frame)
+    def __post_init__(self):
+        for place in self.places:
+            self.waiting.setdefault(id(place.layer), []).append(place)
+            self.called[id(place.layer)] = []
 
-    def finish(self):
-        "Keep what was recorded, unless it is the model itself that did nothing worth a step."
-        if self.now.place or self.now.writes or self.now.faults:
-            self.records.append(self.now)
-        self.start()
+# %% ../nbs/08_trace.ipynb #d1935c29
+def _start(run, place=None, frame=None, phase=None):
+    "Open a record, of a layer's call or of what the model does between two layers."
+    number = len(run.records) + 1
+    run.now = _Record(number, phase or run.phase, place, frame or run.frame)
+
+
+def _finish(run):
+    "Keep what was recorded, unless it is the model itself that did nothing worth a step."
+    now = run.now
+    now.faults = [fault for fault in now.faults if not _did_no_harm(now, *fault)]
+    if now.place or now.writes or now.faults:
+        run.records.append(now)
+    _start(run)
 
 # %% ../nbs/08_trace.ipynb #4a336b29
 _TORCH = str(Path(torch.__file__).parent)
 _LOOKS = {'empty_like', 'zeros_like', 'ones_like', 'full_like',
           'new_empty', 'new_zeros', 'new_ones', 'new_full'}
-_HANDS_ON = {'detach', 'alias'}
 _THROWS_AWAY = {'copy_', 'zero_', 'fill_'}  # what its first operand held
 
 
 class _Operations(TorchDispatchMode):
     "Tell a run of every operation that PyTorch is about to carry out."
-    def __init__(self, run): super().__init__(), setattr(self, 'run', run)
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
 
     @classmethod
     def _should_skip_dynamo(cls): return False  # else each operation passes through a slow wrapper
@@ -243,9 +264,6 @@ def _name_of(operation): return operation.overloadpacket.__name__
 # %% ../nbs/08_trace.ipynb #d1935a02
 def _note_operation(run, name, operands):
     "Note what an operation does with what it is given."
-    if name in _HANDS_ON:
-        run.now.used.update(map(id, operands))
-        return
     _note_lines(run, _getframe(2))
     if name in _THROWS_AWAY:
         _note_thrown_away(run, name, operands[0])
@@ -258,20 +276,20 @@ def _note_operands(run, values):
         if isinstance(value, Tensor):
             run.now.used.add(id(value))
             if known := run.known.get(id(value)):
-                run.now.reads.setdefault((known, ''), known.copy)
+                run.now.reads.setdefault((known, ''), known.held[''].copy)
         elif isinstance(value, (list, tuple)):
             _note_operands(run, value)
 
 # %% ../nbs/08_trace.ipynb #279a022c
 def _note_lines(run, frame):
     "Note at which line each function is, from the one called last up to the layer's method."
-    last, ran, stack = run.now.frame, run.now.ran, []
+    last, lines, stack = run.now.frame, run.now.lines, []
     while frame is not None and frame is not last:
         if _worth_showing(frame.f_code):
             stack.append((frame.f_code, frame.f_lineno))
         frame = frame.f_back
     for code, line in reversed(stack):
-        ran.setdefault(code, set()).add(line)
+        lines.setdefault(code, set()).add(line)
 
 
 @lru_cache(maxsize=1000)
@@ -283,48 +301,53 @@ def _worth_showing(code):
     return public and not code.co_filename.startswith(_TORCH)
 
 # %% ../nbs/08_trace.ipynb #a92272be
+_NOTHING = object()  # where a class or a tensor has no `.g`, not even None
+_NO_NUMBERS = torch.empty(0)  # the copy of what is no number at all
+
+
 def _version(value):
-    "PyTorch's count of a tensor's changes in place."
-    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+    "PyTorch's count of a tensor's changes in place; 0 for what is no tensor."
+    return _versions([value])[0][1] if isinstance(value, Tensor) else 0
 
 
-def _copy(run, value):
-    "The numbers of a tensor, or of what stands in its place, as they are now; large ones are read."
+def _copy(value):
+    "The numbers of a tensor, or of what stands in its place; those of a large one are read."
+    if not isinstance(value, Tensor):
+        return torch.as_tensor(value)
+    if value.numel() > 1_000_000:
+        return _numbers_of(value)
+    return (value.detach() if value.requires_grad else value).clone()
+
+
+def _unseen(run, look, value, otherwise):
+    "`look(value)`, which is not recorded; `otherwise` where the value is no number at all."
     run.busy = True
     try:
-        if not isinstance(value, Tensor):
-            return torch.as_tensor(value)
-        if value.numel() > 1_000_000:
-            return _numbers_of(value)
-        return (value.detach() if value.requires_grad else value).clone()
-    except (TypeError, ValueError, RuntimeError):  # no number at all
-        return torch.empty(0)
+        return look(value)
+    except (TypeError, ValueError, RuntimeError):
+        return otherwise
     finally:
         run.busy = False
 
 # %% ../nbs/08_trace.ipynb #e59ce89f
+def _look_at(run, value):
+    if value is None or value is _NOTHING:
+        return None
+    return _Seen(value, _unseen(run, _copy, value, _NO_NUMBERS), _version(value))
+
+
 def _know(run, tensor, name=None):
     "The tensor's entry, made if there is none; `name` is one more name for it."
     known = run.known.get(id(tensor))
     if known is None:
-        known = run.known[id(tensor)] = _Known(tensor, [], _copy(run, tensor), _version(tensor))
-        gradient = vars(tensor).get('g', run.default)
-        _hold_gradient(run, known, None if gradient is _NOTHING else gradient)
-        known.first, known.first_gradient = known.copy, known.gradient_copy
+        first = {'': _look_at(run, tensor),
+                 'g': _look_at(run, vars(tensor).get('g', run.default))}
+        known = run.known[id(tensor)] = _Known(tensor, [], first, dict(first))
     if name and name not in known.names:
         known.names.append(name)
     return known
 
-
-def _hold_gradient(run, known, gradient):
-    "Remember what a tensor's `.g` holds now."
-    known.gradient, known.gradient_version = gradient, _version(gradient)
-    known.gradient_copy = None if gradient is None else _copy(run, gradient)
-
 # %% ../nbs/08_trace.ipynb #b439dc18
-_NOTHING = object()  # where a class or a tensor has no `.g`, not even None
-
-
 def _get_gradient(run, tensor):
     "Carry out a read of `tensor.g`, and note it."
     value = vars(tensor).get('g', run.default)
@@ -335,9 +358,9 @@ def _get_gradient(run, tensor):
             run.now.missed = known
         else:
             run.now.missed = None
-            run.now.reads.setdefault((known, 'g'), known.gradient_copy)
+            run.now.reads.setdefault((known, 'g'), known.held['g'].copy)
             if known.written is None and _holds_something(run, value):
-                _note_fault(run.now, 'stale', known)
+                _note_fault(run.now, 'stale', known, known.held['g'])
     if value is _NOTHING:
         raise AttributeError(f"'{type(tensor).__name__}' object has no attribute 'g'")
     return value
@@ -345,18 +368,21 @@ def _get_gradient(run, tensor):
 # %% ../nbs/08_trace.ipynb #d1935a03
 def _holds_something(run, gradient):
     "Whether a gradient is more than zeros."
-    run.busy = True
-    try:
-        return bool(torch.as_tensor(gradient).count_nonzero())
-    except (TypeError, ValueError, RuntimeError):  # no number at all
-        return True
-    finally:
-        run.busy = False
+    return _unseen(run, lambda value: bool(torch.as_tensor(value).count_nonzero()), gradient, True)
 
 
 def _note_fault(now, *fault):
     if fault not in now.faults:
         now.faults.append(fault)
+
+
+def _did_no_harm(now, kind, *about):
+    "Whether it was a gradient of an earlier run, thrown away before anybody computed with it."
+    if kind != 'stale':
+        return False
+    known, seen = about
+    kept = known.held['g'] and known.held['g'].value is seen.value
+    return not kept and id(seen.value) not in now.used
 
 # %% ../nbs/08_trace.ipynb #76549e40
 def _set_gradient(run, tensor, value):
@@ -368,16 +394,11 @@ def _set_gradient(run, tensor, value):
     vars(tensor)['g'] = value
     now.used.discard(id(value))  # a new object may have the `id` of one that is gone
     _note_lines(run, _getframe(2))
-    if value is None:
-        if known.gradient is not None and known not in now.cleared:
-            now.cleared.append(known)
-        known.written = None
-    else:
-        _judge_write(known, value, now)
-        known.written = now
-    _hold_gradient(run, known, value)
-    if value is not None:
-        now.writes[known, 'g'] = known.gradient_copy
+    _judge_write(known, value, now)
+    known.held['g'] = seen = _look_at(run, value)
+    known.written = None
+    if seen is not None:
+        known.written, now.writes[known, 'g'] = now, seen.copy
 
 
 def _delete_gradient(run, tensor):
@@ -386,8 +407,13 @@ def _delete_gradient(run, tensor):
 
 # %% ../nbs/08_trace.ipynb #0a5a4730
 def _judge_write(known, value, now):
-    "Note the faults of writing `value` as the gradient of a tensor."
-    added_to = value is known.gradient or id(known.gradient) in now.used
+    "Note what is wrong with writing `value` as the gradient of a tensor; None clears it."
+    old = known.held['g']
+    if value is None:
+        if old and known not in now.cleared:
+            now.cleared.append(known)
+        return
+    added_to = old and (value is old.value or id(old.value) in now.used)
     if known.written is not None and not added_to:
         now.faults.append(('overwritten', known, known.written))
     if getattr(value, 'shape', None) != known.tensor.shape:
@@ -396,7 +422,8 @@ def _judge_write(known, value, now):
 
 def _note_thrown_away(run, name, gradient):
     "If the operation `name` is about to throw away what a `.g` holds, note that."
-    known = next((own for own in run.known.values() if own.gradient is gradient), None)
+    known = next((known for known in run.known.values()
+                  if known.held['g'] and known.held['g'].value is gradient), None)
     if known is None:
         return
     if known.written not in (None, run.now) and _holds_something(run, gradient):
@@ -408,28 +435,23 @@ def _note_thrown_away(run, name, gradient):
 def _note_changes(run):
     "Note what has been changed in place since we looked last."
     for known in run.known.values():
-        if _version(known.tensor) != known.version:
-            known.copy, known.version = _copy(run, known.tensor), _version(known.tensor)
-            run.now.writes[known, ''] = known.copy
-            run.now.faults.append(('changed', known))
-        if _version(known.gradient) != known.gradient_version:
-            _hold_gradient(run, known, known.gradient)
-            run.now.writes[known, 'g'] = known.gradient_copy
+        for attribute, seen in known.held.items():
+            if seen and _version(seen.value) != seen.version:
+                known.held[attribute] = now = _look_at(run, seen.value)
+                run.now.writes[known, attribute] = now.copy
+                if not attribute:
+                    run.now.faults.append(('changed', known))
 
 # %% ../nbs/08_trace.ipynb #66a77ae5
-def _watched(run, layer_class):
-    "Methods for a class that tell the run of each call and of each `backward` of its layers."
-    call, back = layer_class.__call__, layer_class.backward
+def _watched(run, layer_class, phase, name):
+    "A method for a class in the place of its own, which tells the run of each call."
+    method = getattr(layer_class, name)
 
-    @wraps(call)
-    def _call(layer, *args, **options):
-        return _watch_call(run, layer, 'forward', call, args, options)
+    @wraps(method)
+    def _instead(layer, *args, **options):
+        return _watch_call(run, layer, phase, method, args, options)
 
-    @wraps(back)
-    def _back(layer, *args, **options):
-        return _watch_call(run, layer, 'backward', back, args, options)
-
-    return (layer_class, '__call__', _call), (layer_class, 'backward', _back)
+    return layer_class, name, _instead
 
 # %% ../nbs/08_trace.ipynb #07ddb93e
 def _watch_call(run, layer, phase, method, args, options):
@@ -437,10 +459,9 @@ def _watch_call(run, layer, phase, method, args, options):
     if (run.thread != threading.get_ident() or run.now is None or run.now.place is not None
             or id(layer) not in run.called):
         return method(layer, *args, **options)
-    if run.now.writes or run.now.faults:  # by the model itself, since its last layer
-        run.finish()
+    _finish(run)  # of what the model itself did since its last layer
     place = _forward_place(run, layer) if phase == 'forward' else _backward_place(run, layer)
-    run.start(place, _getframe(), phase)
+    _start(run, place, _getframe(), phase)
     if phase == 'forward':
         _note_arguments(run, place, (*args, *options.values()))
     out = None
@@ -451,15 +472,16 @@ def _watch_call(run, layer, phase, method, args, options):
         _note_changes(run)
         if phase == 'forward' and isinstance(out, Tensor):
             _note_output(run, place, out)
-        run.finish()
+        _finish(run)
 
 # %% ../nbs/08_trace.ipynb #d1935a05
 def _note_output(run, place, out):
     "Note what a forward returned, and that it was made here."
     new = id(out) not in run.known
-    known = place.roles['out'] = _know(run, out, f'{place.name}.out')
-    known.born = run.now.number if new else known.born
-    run.now.writes[known, ''] = known.copy
+    known = place.out = _know(run, out, f'{place.name}.out')
+    if new:
+        known.first[''] = None
+    run.now.writes[known, ''] = known.held[''].copy
 
 # %% ../nbs/08_trace.ipynb #ccb9612a
 def _forward_place(run, layer):
@@ -467,9 +489,9 @@ def _forward_place(run, layer):
     if run.waiting[id(layer)]:
         place = run.waiting[id(layer)].pop(0)
     else:
-        first = next(place for place in run.places if place.layer is layer)
-        again = f'{first.name}({len(run.called[id(layer)]) + 1})'
-        place = _Place(layer, again, f'{again}: {first.label.partition(": ")[2]}')
+        calls = [place for place in run.history if place.layer is layer]
+        name = f'{calls[0].name}({len(calls) + 1})'
+        place = _Place(layer, name, f'{name}: {calls[0].label.partition(": ")[2]}')
     run.called[id(layer)].append(place), run.history.append(place)
     return place
 
@@ -490,10 +512,9 @@ def _note_arguments(run, place, inputs):
     for number, value in enumerate(inputs):
         if isinstance(value, Tensor):
             name = names[number] if number < len(names) else f'inputs[{number}]'
-            place.roles[name] = _know(run, value, f'{place.name}.{name}')
-    place.inputs = len(place.roles)
+            place.inputs[name] = _know(run, value, f'{place.name}.{name}')
     for name, parameter in _parameters(place.layer):
-        place.roles[name] = _know(run, parameter, f'{place.name}.{name}')
+        place.parameters[name] = _know(run, parameter, f'{place.name}.{name}')
 
 
 def _code_of(layer_class, method):
@@ -524,27 +545,29 @@ def _attributes(layer):
     return inner | {name: value for name, value in held.items() if isinstance(value, Tensor)}
 
 # %% ../nbs/08_trace.ipynb #2882582a
-def _places_of(model):
-    "The layers of a model and its loss, each with a short name: L1, R, L2, M."
+def _check_model(model):
     if not all(hasattr(model, name) for name in ('layers', 'loss', 'backward')):
         raise TypeError(f'trace_backward expects a model with layers, a loss and backward(), '
                         f'such as Model([...]) of chapter 07, got {type(model).__name__}')
     if isinstance(model.layers, dict) or not hasattr(model.layers, '__getitem__'):
         raise TypeError(f'trace_backward expects the layers of a model in a list, got '
                         f'{type(model.layers).__name__}; try model.layers = [...]')
-    layers = [*model.layers, model.loss]
-    if len(layers) == 1:
+    if not [*model.layers]:
         raise ValueError('trace_backward expects a model with at least one layer, got none')
-    for layer in layers:
+    for layer in (*model.layers, model.loss):
         _code_of(type(layer), '__call__'), _code_of(type(layer), 'backward')
+
+
+def _places_of(model):
+    "The layers of a model and its loss, each with a short name: L1, R, L2, M."
+    layers = [*model.layers, model.loss]
     letters = [type(layer).__name__.lstrip('_')[:1].upper() or 'X' for layer in layers]
     names = [letter if letters.count(letter) == 1 else f'{letter}{letters[:i].count(letter) + 1}'
              for i, letter in enumerate(letters)]
-    return [_Place(layer, name, f'{name}: {_describe(layer)}')
-            for name, layer in zip(names, layers)]
+    return [_Place(layer, name, f'{name}: {_label(layer)}') for name, layer in zip(names, layers)]
 
 # %% ../nbs/08_trace.ipynb #d1935a06
-def _describe(layer):
+def _label(layer):
     "What the layer says of itself, or its class and the shape of its first parameter: Lin(64, 50)."
     shapes = [tuple(parameter.shape) for _, parameter in _parameters(layer)]
     text = f'{type(layer).__name__}({", ".join(map(str, shapes[0] if shapes else ()))})'
@@ -571,7 +594,8 @@ def _watching(run):
                                           lambda tensor, value: _set_gradient(run, tensor, value),
                                           lambda tensor: _delete_gradient(run, tensor))
         classes = dict.fromkeys(type(place.layer) for place in run.places)
-        methods = [method for kind in classes for method in _watched(run, kind)]
+        methods = [_watched(run, layer_class, phase, name) for layer_class in classes
+                   for phase, name in (('forward', '__call__'), ('backward', 'backward'))]
         with _replaced([gradients, *methods]), _Operations(run):
             yield
     finally:
@@ -604,8 +628,8 @@ def trace_backward(
 ) -> 'Trace':      # what happened, step by step
     """Run the model forwards and backwards as it is, and record who read what and who wrote what.
 
-    What a layer reads or changes through `.data` or NumPy is not seen."""
-    _check_tensors(inp=inp, targ=targ)
+    What a layer changes through `.data` or NumPy is not seen, nor what it reads in NumPy alone."""
+    _check_model(model), _check_tensors(inp=inp, targ=targ)
     run = _Run(model, _places_of(model))
     try:
         _run_model(run, inp, targ)
@@ -630,23 +654,20 @@ def _check_tensors(**values):
 # %% ../nbs/08_trace.ipynb #b365248b
 def _run_model(run, inp, targ):
     "Both passes, watched."
-    for place in run.places:
-        run.waiting.setdefault(id(place.layer), []).append(place)
-        run.called[id(place.layer)] = []
     with _watching(run):
         run.frame = _getframe()
-        run.start()
+        _start(run)
         _know(run, inp, 'inp'), _know(run, targ, 'targ')
         loss = run.model(inp, targ)
-        run.finish()
+        _finish(run)
         _check_that_layers_ran(run)
         if isinstance(loss, Tensor):
             _know(run, loss).names.insert(0, 'loss')
         run.phase = 'backward'
-        run.start()
+        _start(run)
         run.model.backward()
         _note_changes(run)
-        run.finish()
+        _finish(run)
     _note_missing(run)
     _let_go(run)
 
@@ -672,12 +693,12 @@ def _blame(run, error):
     first = frames.index(guilty.frame) + 1 if guilty.frame in frames else len(frames)
     for frame, line in stack[first:]:
         if _worth_showing(frame.f_code):
-            guilty.ran.setdefault(frame.f_code, set()).add(line)
+            guilty.lines.setdefault(frame.f_code, set()).add(line)
     if guilty.missed is not None:
         guilty.faults.append(('unwritten', guilty.missed))
     guilty.faults.append(('raised', error))
     if guilty is run.now:
-        run.finish()
+        _finish(run)
     _let_go(run)
 
 # %% ../nbs/08_trace.ipynb #6f321e87
@@ -685,11 +706,10 @@ def _note_missing(run):
     "Note the gradients that nobody wrote: of what one layer gave to another, and of parameters."
     last = {record.place: record for record in run.records if record.phase == 'backward'}
     for place in run.history:
-        tensors = list(place.roles.items())
-        passed = [known for _, known in tensors[:place.inputs] if known.born]
-        own = [known for role, known in tensors[place.inputs:] if role != 'out']
-        sure = hasattr(place.layer, 'parameters') or place not in last  # else `own` is a guess
-        for known in passed + own * sure:
+        due = [known for known in place.inputs.values() if known.first[''] is None]
+        if hasattr(place.layer, 'parameters') or place not in last:  # else they are a guess
+            due += place.parameters.values()
+        for known in due:
             if known.written is None and known.tensor.is_floating_point():
                 last.get(place, run.records[-1]).faults.append(('missing', known))
 
@@ -707,7 +727,7 @@ class _Reading:
     "A run that is being turned into steps: each copy is read once, each tensor has a first name."
 
     def __init__(self, run):
-        self.run, self.copies, self.bad, self.first = run, {}, None, {}
+        self.run, self.copies, self.found_bad, self.first = run, {}, False, {}
         self.most = 12 if len(run.history) <= 20 else 8  # many tensors are shown smaller
         for number, known in enumerate(run.known.values(), start=1):
             name = (known.names or [self.find(known) or f'tensor{number}'])[0]
@@ -739,8 +759,8 @@ def _step_of(reading, record):
     reads, writes = (tuple(reading.access(place, known, attribute, copy)
                            for (known, attribute), copy in accesses.items())
                      for accesses in (record.reads, record.writes))
-    code = tuple(_code(code, lines) for code, lines in record.ran.items())
-    faults = _first_not_finite(reading, record, reads, writes) + [
+    code = tuple(_code(code, lines) for code, lines in record.lines.items())
+    faults = _first_not_finite(reading, record.number, reads, writes) + [
         Fault(record.number, kind, _say(reading, kind, *about)) for kind, *about in record.faults]
     layer = place.label if place else type(run.model).__name__
     cleared = tuple(f'{reading.first[known]}.g' for known in record.cleared)
@@ -757,13 +777,14 @@ def _aliases(place, history):
     return tuple(names + twice)
 
 # %% ../nbs/08_trace.ipynb #73f3aa38
-def _first_not_finite(reading, record, reads, writes):
+def _first_not_finite(reading, number, reads, writes):
     "The fault of the first nan or inf of the whole run, in a list; empty if it is not here."
     for verb, accesses in (('reads', reads), ('writes', writes)):
         for access in accesses:
-            if access.numbers.bad and not reading.bad:
-                reading.bad = f'{verb} {access.numbers.bad} in {access.name}, the first in this run'
-                return [Fault(record.number, 'not finite', reading.bad)]
+            if access.numbers.bad and not reading.found_bad:
+                reading.found_bad = True
+                text = f'{verb} {access.numbers.bad} in {access.name}, the first in this run'
+                return [Fault(number, 'not finite', text)]
     return []
 
 
@@ -827,31 +848,30 @@ def _statements(part):
 
 # %% ../nbs/08_trace.ipynb #82f87924
 _MATH = {
-    Lin.forward: {'out': 'out = inp @ w + b'},
-    Relu.forward: {'out': 'out = max(inp, 0)'},
-    Mse.forward: {'out': 'out = mean((inp - targ) ** 2)'},
-    Lin.backward_rule: {'inp': 'inp.g = out.g @ w.T', 'w': 'w.g = inp.T @ out.g',
+    Lin.forward.__code__: {'out': 'out = inp @ w + b'},
+    Relu.forward.__code__: {'out': 'out = max(inp, 0)'},
+    Mse.forward.__code__: {'out': 'out = mean((inp - targ) ** 2)'},
+    Lin.backward_rule.__code__: {'inp': 'inp.g = out.g @ w.T', 'w': 'w.g = inp.T @ out.g',
                         'b': 'b.g = out.g.sum(0)'},
-    Relu.backward_rule: {'inp': 'inp.g = out.g * (inp > 0)'},
-    Mse.backward_rule: {'inp': 'inp.g = 2 / n * (inp - targ)'},
+    Relu.backward_rule.__code__: {'inp': 'inp.g = out.g * (inp > 0)'},
+    Mse.backward_rule.__code__: {'inp': 'inp.g = 2 / n * (inp - targ)'},
 }
 
 # %% ../nbs/08_trace.ipynb #d1935a10
 def _math(record, code):
     "What a layer of chapter 07 computed; of any other, the lines of its own methods that ran."
-    layer_class = type(record.place.layer) if record.place else None
-    rule = 'forward' if record.phase == 'forward' else 'backward_rule'
-    formulas = _MATH.get(getattr(layer_class, rule, None), {})
-    if formulas and issubclass(layer_class, LayerFunction):
+    ran = [(key, part) for key, part in zip(record.lines, code) if not _is_shared(part.name)]
+    formulas = _MATH.get(ran[0][0]) if ran else None
+    if formulas and record.place:
         written = {known for known, _ in record.writes}
         again = {known for known, attribute in record.reads if attribute == 'g'}
         lines = [(record.place.roles.get(role), line) for role, line in formulas.items()]
         return '\n'.join(line.replace('.g = ', '.g += ') if known in again else line
                          for known, line in lines if known in written)
-    start = f'{getattr(layer_class, "__qualname__", "")}.'
-    code = [part for part in code if not _is_shared(part.name)]
-    own = [part for part in code if part.name.startswith(start)]
-    return '\n'.join(filter(None, map(_statements, own or code)))
+    parts = [part for _, part in ran]
+    class_name = type(record.place.layer).__qualname__ if record.place else ''
+    own = [part for part in parts if part.name.startswith(f'{class_name}.')]
+    return '\n'.join(filter(None, map(_statements, own or parts)))
 
 
 def _is_shared(name):
@@ -877,23 +897,24 @@ class TracedLayer:
     out: str | None  # None where its forward raised
 
 
-def _place(reading, place):
-    names = [(role, reading.first[known]) for role, known in place.roles.items()]
-    parameters = [name for role, name in names[place.inputs:] if role != 'out']
-    return TracedLayer(place.name, place.label, tuple(name for _, name in names[:place.inputs]),
-                 tuple(parameters), dict(names).get('out'))
+def _traced_layer(reading, place):
+    inputs, parameters = (tuple(reading.first[known] for known in tensors.values())
+                          for tensors in (place.inputs, place.parameters))
+    return TracedLayer(place.name, place.label, inputs, parameters, reading.first.get(place.out))
 
 # %% ../nbs/08_trace.ipynb #089f052b
-def _history(reading, known):
+def _traced_tensor(reading, known):
     "All that a tensor and its `.g` held in the run."
-    numbers = [] if known.born else [(0, reading.numbers(known.first))]
-    gradients = [] if known.first_gradient is None else [(0, reading.numbers(known.first_gradient))]
+    timelines = {attribute: [(0, reading.numbers(seen.copy))] if seen else []
+                 for attribute, seen in known.first.items()}
     for record in reading.run.records:
-        gradients += [(record.number, None)] * (known in record.cleared)
-        for attribute, timeline in (('', numbers), ('g', gradients)):
+        if known in record.cleared:
+            timelines['g'].append((record.number, None))
+        for attribute, timeline in timelines.items():
             if (known, attribute) in record.writes:
                 timeline.append((record.number, reading.numbers(record.writes[known, attribute])))
-    return TracedTensor(tuple(known.names) or (reading.first[known],), tuple(numbers), tuple(gradients))
+    names = tuple(known.names) or (reading.first[known],)
+    return TracedTensor(names, tuple(timelines['']), tuple(timelines['g']))
 
 # %% ../nbs/08_trace.ipynb #04e29b8d
 class _Recorded:
@@ -906,13 +927,13 @@ class _Recorded:
     def _read(self):
         reading = _Reading(self._run)
         steps = tuple(_step_of(reading, record) for record in self._run.records)
-        tensors = tuple(_history(reading, known) for known in reading.first)
-        places = tuple(_place(reading, place) for place in self._run.history)
+        tensors = tuple(_traced_tensor(reading, known) for known in reading.first)
+        places = tuple(_traced_layer(reading, place) for place in self._run.history)
         self._run = None
         return steps, tensors, places
 
     def __getstate__(self):  # a copy, or a saved one, has no need of the run
-        return self._read and vars(self)
+        return vars(self) | {'_read': self._read, '_run': None}
 
     @property
     def steps(self) -> tuple[Step, ...]: return self._read[0]
@@ -954,11 +975,12 @@ class Trace(_Recorded):
 # %% ../nbs/08_trace.ipynb #9384f475
 def _who_writes(trace, name):
     first = {other: tensor.names[0] for tensor in trace.tensors for other in tensor.names}
-    tensor, dot, attribute = (name, '', '') if name in first else name.rpartition('.')
+    tensor, attribute = (name, '') if name in first else name.rpartition('.')[::2]
     if tensor not in first or attribute not in ('', 'g'):
         raise ValueError(f'who_writes expects one of {", ".join(first)}, or its .g, got {name!r}')
+    written = _dotted(first[tensor], attribute)
     return tuple(step for step in trace.steps
-                 if first[tensor] + dot + attribute in [access.name for access in step.writes])
+                 if written in [access.name for access in step.writes])
 
 
 def _summary(trace):
@@ -1023,29 +1045,31 @@ def _data(trace):
         name: [(step, None if held is None else numbers.put(held)) for step, held in timeline]
         for name, timeline in (('numbers', tensor.numbers), ('gradients', tensor.gradients))}}
         for tensor in trace.tensors]
-    place = {tensor.names[0]: number for number, tensor in enumerate(trace.tensors)}
-    steps = [_step_data(trace, step, place, code) for step in trace.steps]
-    places = [_place_data(at, place) for at in trace.places]
+    index = {tensor.names[0]: number for number, tensor in enumerate(trace.tensors)}
+    steps = [_step_data(trace, step, index, code) for step in trace.steps]
+    places = [_place_data(layer, index) for layer in trace.places]
     return {'title': _summary(trace).splitlines()[0], 'tensors': tensors, 'steps': steps,
             'places': places, 'numbers': [_numbers_data(held) for held in numbers],
             'code': [_code_data(name, source) for name, source in code]}
 
 # %% ../nbs/08_trace.ipynb #63522e27
-def _step_data(trace, step, place, code):
-    labels = [at.label for at in trace.places]
-    reads, writes = ([(place[access.tensor], access.attribute) for access in accesses]
+def _step_data(trace, step, index, code):
+    labels = [layer.label for layer in trace.places]
+    reads, writes = ([(index[access.tensor], access.attribute) for access in accesses]
                      for accesses in (step.reads, step.writes))
     return {'number': step.number, 'phase': step.phase, 'layer': step.layer, 'math': step.math,
             'sentence': _sentence(step), 'aliases': step.aliases, 'reads': reads, 'writes': writes,
             'place': labels.index(step.layer) if step.layer in labels else None,
-            'cleared': [place[name.removesuffix('.g')] for name in step.cleared],
+            'cleared': [index[name.removesuffix('.g')] for name in step.cleared],
             'code': [(code.put((part.name, part.source)), part.lines) for part in step.code],
             'faults': [{'kind': fault.kind, 'text': fault.text} for fault in step.faults]}
 
 # %% ../nbs/08_trace.ipynb #3efc7adb
-def _place_data(at, place):
-    return {'name': at.name, 'label': at.label, 'inputs': [place[name] for name in at.inputs],
-            'parameters': [place[name] for name in at.parameters], 'out': place.get(at.out)}
+def _place_data(layer, index):
+    inputs, parameters = ([index[name] for name in names]
+                          for names in (layer.inputs, layer.parameters))
+    return {'name': layer.name, 'label': layer.label, 'inputs': inputs,
+            'parameters': parameters, 'out': index.get(layer.out)}
 
 
 def _code_data(name, source):
@@ -1104,7 +1128,7 @@ def _plot(trace, ax):
     for place, tensor in enumerate(chain):
         _plot_tensor(ax, place, 0, names[tensor], f'{tensor}.g' in written, 11)
     for layer in trace.places:
-        ends = [chain.index(tensor) for tensor in (layer.inputs[0], layer.out) if tensor in chain]
+        ends = _ends(layer, chain)
         for step in trace.steps:
             if step.layer == layer.label and len(ends) == 2:
                 _plot_arrow(ax, ends, step)
@@ -1113,11 +1137,16 @@ def _plot(trace, ax):
     ax.axis('off')
     return ax
 
-
+# %% ../nbs/08_trace.ipynb #d1935c20
 def _chain(trace):
     "The tensors that layers hand on, in order."
-    ends = [end for place in trace.places for end in (*place.inputs[:1], place.out) if end]
+    ends = [end for layer in trace.places for end in (*layer.inputs[:1], layer.out) if end]
     return list(dict.fromkeys(ends))
+
+
+def _ends(layer, chain):
+    "Where in the chain a layer begins and ends."
+    return [chain.index(tensor) for tensor in (*layer.inputs[:1], layer.out) if tensor in chain]
 
 # %% ../nbs/08_trace.ipynb #d5326143
 def _plot_tensor(ax, x, y, names, has_gradient, size):
@@ -1144,7 +1173,7 @@ def _plot_hung(ax, trace, chain, names, written):
     "The tensors that are not in the chain, below the first layer that uses them."
     drawn = set(chain)
     for layer in trace.places:
-        ends = [chain.index(tensor) for tensor in (*layer.inputs[:1], layer.out) if tensor in chain]
+        ends = _ends(layer, chain)
         others = [name for name in (*layer.inputs[1:], *layer.parameters) if name not in drawn]
         for number, name in enumerate(others):
             _plot_tensor(ax, sum(ends) / len(ends), -1.25 - 0.48 * number, names[name],
