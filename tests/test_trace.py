@@ -366,3 +366,52 @@ def test_layers_in_no_list(layers):
     own.layers = layers
     with pytest.raises(TypeError, match=f'layers of a model in a list, got {type(layers).__name__}'):
         traced(own)
+
+
+# ---- What ran, and not what its class would have run
+
+def test_a_backward_of_its_own_has_no_formula_of_ours():
+    class Upside(Relu):
+        def backward(self):
+            super().backward()
+            self.inp.g = -self.inp.g
+
+    ours, own = (traced(model(layer)).steps[6] for layer in (Relu(), Upside()))
+    assert own.layer.startswith('U: ') and ours.math and own.math != ours.math, (ours, own)
+
+
+def test_an_old_gradient_that_is_only_cleared_is_no_fault():
+    class Clears(Lin):
+        def backward(self):
+            for tensor in self.parameters():
+                if hasattr(tensor, 'g'):
+                    del tensor.g
+            super().backward()
+
+    w1, b1, w2, b2 = parameters()
+    w1.g, b1.g = torch.ones(2, 3), torch.ones(3)
+    assert not traced(Model([Clears(w1, b1), Relu(), Lin(w2, b2)])).faults
+
+
+@pytest.mark.parametrize('look', [lambda tensor: tensor.detach(), lambda tensor: tensor.data])
+def test_reads_through_another_object(look):
+    class Reads(Relu):
+        def backward_rule(self, grad_out, inp): return look(grad_out) * (look(inp) > 0)
+
+    reads = {access.name for access in traced(model(Reads())).steps[6].reads}
+    assert {'R.out.g', 'L1.out'} <= reads
+
+
+def test_plot_of_a_layer_without_inputs():
+    import matplotlib.pyplot as plt
+
+    class Nothing(LayerFunction):
+        def forward(self): return torch.ones(2, 1)
+        def backward_rule(self, grad_out): return ()
+
+    class Ends(Model):
+        def __call__(self, inp, targ):
+            self.extra = Nothing()
+            return super().__call__(inp, targ)
+
+    plt.close(traced(Ends([*model().layers])).plot().figure)
