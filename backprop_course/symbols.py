@@ -397,7 +397,7 @@ def _regions(expression, known=()):
         yield known, expression
         return
     if len(found) > 8:
-        raise Unfollowed(f'the difference has more than {len(found)} conditions')
+        raise Unfollowed(f'SymPy is not asked about a difference with {len(found)} conditions')
     one = min(found, key=str)
     for holds in (True, False):
         conditions = (*known, one if holds else one.negated)
@@ -435,12 +435,14 @@ def _simplifies_to_0(case, conditions):
 # %% ../nbs/00_symbols.ipynb #45490b6e
 def _points(conditions, expression, values):
     "A few points in the region of these conditions, or none if none is found."
+    import sympy
     draw, ranges, found = Random(0), _ranges(conditions), 0
     letters = sorted(expression.free_symbols, key=str)
     for _ in range(400):
-        point = {letter: values.get(letter, 1.0) + draw.gauss(0, 10 ** draw.uniform(-2, 1)) for letter in letters}
+        point = {letter: values.get(letter, 1.0) + draw.gauss(0, 10 ** draw.uniform(-2, 1))
+                 for letter in letters}
         point |= {letter: _inside(room, draw) for letter, room in ranges.items()}
-        if all(one.xreplace(point) == True for one in conditions):  # noqa: E712, a SymPy object
+        if all(one.xreplace(point) == sympy.true for one in conditions):
             found += 1
             yield point
         if found == 5:
