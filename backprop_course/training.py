@@ -48,7 +48,7 @@ def log_sum_exp(
 
 # %% ../nbs/10_training.ipynb #cd26f77b
 def log_softmax(
-    inp: Tensor,  # logits, (batch, n_classes), of any finite size
+    inp: Tensor,  # logits, (batch, n_classes), of any size if their differences are finite
 ) -> Tensor:      # (batch, n_classes), all 0 or less; the powers of e of a row add up to 1
     "The logarithm of the probability that each row gives to each class."
     _check_logits('log_softmax', inp=inp)
@@ -116,7 +116,7 @@ def _row_losses(inp, targ):
 
 
 def cross_entropy(
-    inp: Tensor,   # logits, (batch, n_classes), of any finite size
+    inp: Tensor,   # logits, (batch, n_classes), of any size if their differences are finite
     targ: Tensor,  # the right class of each row, whole numbers, (batch,)
 ) -> Tensor:       # the loss, a single number: shape ()
     "Minus the logarithm of the right class's probability, on average; `nan` if empty, as in torch."
@@ -334,16 +334,18 @@ class History:
     losses: list[float] = field(default_factory=list)        # of each step's batch
     valid_losses: list[float] = field(default_factory=list)  # after each epoch
     accuracies: list[float] = field(default_factory=list)    # the same, on the validation data
+    ends: list[int] = field(default_factory=list)            # how many losses after each epoch
 
     def validate(self, loss: float, right: float) -> str:
         "Write down how an epoch ended, and say it in words."
         self.valid_losses.append(loss), self.accuracies.append(right)
+        self.ends.append(len(self.losses))
         return f'loss {loss:.3f}, accuracy {right:.1%}'
 
     def epoch_losses(self) -> list[float]:
-        "The mean of the losses of each epoch's batches."
-        epochs = len(self.valid_losses)
-        return torch.tensor(self.losses).view(epochs, -1).mean(1).tolist() if epochs else []
+        "The mean of the losses of each epoch's batches; an epoch that broke off is left out."
+        return [torch.tensor(self.losses[begin:end]).mean().item()
+                for begin, end in zip([0, *self.ends], self.ends)]
 
 # %% ../nbs/10_training.ipynb #87be7473
 def _with_bar(epochs, progress):
@@ -368,33 +370,43 @@ def fit(
     generator: torch.Generator | None,  # for the order of the rows; None does not shuffle
     progress: bool = True,              # show a bar
 ) -> History:              # the losses and accuracies on the way
-    "Train a classifier in place; validate it after each epoch."
+    "Train in place, validate after each epoch; a `FloatingPointError` has the `history` so far."
+    _check_fit(data, epochs)
     inp, targ, valid_inp, valid_targ = data
-    if not len(inp) or not len(valid_inp):
-        raise ValueError(f'fit expects rows in both parts, got {len(inp)} and {len(valid_inp)}')
     history, (rounds, show) = History(), _with_bar(epochs, progress)
     for _ in rounds:
         for some_inp, some_targ in batches(inp, targ, batch_size, generator):
             optimizer.zero_grad()
             loss = float(model(some_inp, some_targ))
-            history.losses.append(_finite(loss, f'step {len(history.losses) + 1}'))
+            history.losses.append(_finite(loss, f'step {len(history.losses) + 1}', history))
             model.backward()
             optimizer.step()
-        show(history.validate(*_validated(model.predict(valid_inp), valid_targ)))
+        show(history.validate(*_validated(model.predict(valid_inp), valid_targ, history)))
     return history
 
 # %% ../nbs/10_training.ipynb #b3e94da3
-def _finite(loss, where):
+def _check_fit(data, epochs):
+    if not isinstance(epochs, int) or epochs < 0:
+        raise ValueError(f'fit expects a whole number of epochs, 0 or more, got {epochs!r}')
+    if not len(data.inp) or not len(data.valid_inp):
+        raise ValueError(f'fit expects rows in both parts, got {len(data.inp)} and '
+                         f'{len(data.valid_inp)}')
+
+
+def _finite(loss, where, history):
     "The loss, unless it is no number; what comes after such a loss is none either."
-    if not math.isfinite(loss):
-        raise FloatingPointError(f'the loss of {where} is {loss}; try a smaller lr, and '
-                                 f'look for inf or nan in the data')
-    return loss
+    if math.isfinite(loss):
+        return loss
+    error = FloatingPointError(f'the loss of {where} is {loss}; try a smaller lr, and '
+                               f'look for inf or nan in the data')
+    error.history = history
+    raise error
 
 
-def _validated(out, targ):
+def _validated(out, targ, history):
     "The loss and the accuracy of these logits."
-    return _finite(cross_entropy(out, targ).item(), 'the validation data'), accuracy(out, targ)
+    loss = _finite(cross_entropy(out, targ).item(), 'the validation data', history)
+    return loss, accuracy(out, targ)
 
 # %% ../nbs/10_training.ipynb #b1d0115d
 def plot_history(
@@ -460,6 +472,8 @@ def plot_worst(
     ax=None,           # as many matplotlib axes, to draw on; made if None
 ):                     # the axes
     "Draw the pictures with the largest losses, the worst first."
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f'plot_worst expects a count of at least 1, got {count!r}')
     answers = _answers('plot_worst', inp, targ)
     pictures = _as_pictures('plot_worst', pictures, len(inp))
     worst = _row_losses(inp, targ).topk(min(count, len(inp))).indices.tolist()
@@ -476,13 +490,17 @@ def plot_worst(
 
 # %% ../nbs/10_training.ipynb #c2fc666b
 def _as_pictures(caller, pictures, count):
-    "As (batch, height, width) on the CPU; rows of pixels are taken for squares."
+    "As float32 (batch, height, width) on the CPU; rows of pixels are taken for squares."
+    if not isinstance(pictures, Tensor):
+        raise TypeError(f'{caller} expects a tensor of pictures, got {type(pictures).__name__}; '
+                        f'try torch.as_tensor(pictures)')
     side = math.isqrt(pictures.shape[-1]) if pictures.ndim else 0
     square = pictures.ndim == 2 and side ** 2 == pictures.shape[1]
     if not (square or pictures.ndim == 3) or len(pictures) != count or not count:
         raise ValueError(f'{caller} expects a picture for each of the {count} rows, at least one, '
                          f'(height, width) or a square as a row, got {tuple(pictures.shape)}')
-    return pictures.cpu().reshape(count, side, side) if square else pictures.cpu()
+    pictures = pictures.detach().cpu().float()
+    return pictures.reshape(count, side, side) if square else pictures
 
 # %% ../nbs/10_training.ipynb #96d6046a
 class AutogradModel:
@@ -520,10 +538,11 @@ def _in_eval_mode(function):
 # %% ../nbs/10_training.ipynb #713e3793
 _MNIST = {name: ndim for part in ('train', 't10k')
           for name, ndim in ((f'{part}-images-idx3-ubyte', 3), (f'{part}-labels-idx1-ubyte', 1))}
+_PACKED = b'\x1f\x8b'  # how a file of gzip begins
 
 
 def _find_idx(folder, name):
-    "The file called `name`, or `name`.gz, in `folder`; some copies write a point before idx."
+    "The file called `name`, or `name`.gz, in `folder`; some copies write a dot before idx."
     for spelling in (name, name.replace('-idx', '.idx')):
         for path in (folder / spelling, folder / f'{spelling}.gz'):
             if path.is_file():
@@ -544,7 +563,11 @@ def _read_bytes(path, count):
                 left -= len(piece)
             return b''.join(pieces), bool(file.read(1))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f'{path} is damaged: {error}; get it again') from error
+        with open(path, 'rb') as file:
+            packed = file.read(2) == _PACKED
+        what, mend = ('is damaged', '') if packed else (
+            'is not packed', 'take .gz off its name if it is unpacked, or ')
+        raise ValueError(f'{path} {what}: {error}; {mend}get it again') from error
 
 # %% ../nbs/10_training.ipynb #664d23c2
 def _read_idx(path, ndim):
@@ -575,10 +598,13 @@ def _check_kind(path, header, ndim):
         return
     if header[:3] == wanted[:3] and header[3] in kinds:
         raise ValueError(f'{path} should hold {kinds[ndim]}, and holds {kinds[header[3]]}; '
-                         f'are two files exchanged?')
-    packed = '; it is packed, so add .gz to its name' if header[:2] == b'\x1f\x8b' else ''
+                         f'have two files been swapped?')
+    mend = ''
+    if header[:2] == _PACKED:
+        mend = ('; it is packed twice, so unpack it once' if path.suffix == '.gz' else
+                '; it is packed, so add .gz to its name')
     raise ValueError(f'{path} is no IDX file of {kinds[ndim]}: expected it to begin with the bytes '
-                     f'{wanted.hex(" ")}, got {header[:4].hex(" ")}{packed}')
+                     f'{wanted.hex(" ")}, got {header[:4].hex(" ")}{mend}')
 
 # %% ../nbs/10_training.ipynb #66684eb0
 def mnist(
@@ -616,7 +642,9 @@ def _named(caller, model):
     first_name = {id(parameter): name for name, parameter in reversed(named)}
     if not named:
         raise ValueError(f'{caller}: {_kind(model)} has no parameters; is a layer not registered?')
-    return {first_name[id(parameter)]: parameter for parameter in model.parameters()}
+    parameters = {first_name[id(parameter)]: parameter for parameter in model.parameters()}
+    _check_memory(caller, parameters)
+    return parameters
 
 
 def _kind(value):
@@ -633,6 +661,25 @@ def _refuse_buffers(caller, model):
         raise ValueError(f'{caller} knows parameters only, and {_kind(model)} also holds '
                          f'{", ".join(others)}; try safetensors.torch.save_model and load_model')
 
+# %% ../nbs/10_training.ipynb #a1d69125
+def _check_memory(caller, named):
+    "`ValueError` unless each number of each parameter has a place of its own in memory."
+    spans = []
+    for name, one in named.items():
+        steps = [(size - 1, stride) for size, stride in zip(one.shape, one.stride())]
+        if any(more and not stride for more, stride in steps):
+            raise ValueError(f'{caller}: {name} shows one number in several places, as after '
+                             f'expand; try .clone()')
+        if one.numel():
+            last = sum(more * stride for more, stride in steps)
+            begin = one.data_ptr()
+            spans.append((begin, begin + (last + 1) * one.element_size(), name))
+    spans.sort()
+    for (_, end, name), (begin, _, other) in zip(spans, spans[1:]):
+        if begin < end:
+            raise ValueError(f'{caller}: {" and ".join(sorted((name, other)))} share memory; try '
+                             f'.clone() for one of them, or the same tensor in both places')
+
 # %% ../nbs/10_training.ipynb #097f19cc
 def _name_in(layer, parameter, at):
     return next((name for name, value in vars(layer).items() if value is parameter), str(at))
@@ -648,7 +695,7 @@ def _checksum(tensors):
 
 # %% ../nbs/10_training.ipynb #bdf41206
 def save_parameters(
-    model,                    # one with `layers` and `loss`, or with `named_parameters()`
+    model,                    # has `layers` and `loss`, or `named_parameters()`; no shared memory
     path: str | os.PathLike,  # a file, usually *.safetensors; replaced if it is there
 ) -> None:
     "Write all parameters with a checksum; the old file stays until the new one is complete."
@@ -657,8 +704,11 @@ def save_parameters(
                for name, parameter in _named('save_parameters', model).items()}
     content = safetensors.save(tensors, metadata={'sha256': _checksum(tensors)})
     part = Path(f'{os.fspath(path)}.part')
-    part.write_bytes(content)
-    os.replace(part, path)
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 # %% ../nbs/10_training.ipynb #c5546aa6
 def load_parameters(
@@ -674,7 +724,10 @@ def load_parameters(
         stored = json.loads(content[8:8 + length]).get('__metadata__', {}).get('sha256')
     except Exception as error:  # the library's own error has no stable name
         raise ValueError(f'{path} is damaged, or no safetensors file: {error}') from error
-    if stored is not None and stored != _checksum(tensors):
+    if stored is None:
+        raise ValueError(f'{path} has no checksum, so save_parameters did not write it; '
+                         f'safetensors.torch.load_file reads it unchecked')
+    if stored != _checksum(tensors):
         raise ValueError(f'{path} is damaged: its numbers do not fit its checksum')
     named = _named('load_parameters', model)
     _check_form_of(path, named, tensors)
