@@ -11,6 +11,7 @@ __all__ = ['add', 'add_backward', 'subtract', 'subtract_backward', 'multiply', '
            'plot_graph']
 
 # %% ../nbs/09_autograd.ipynb #c73a7ca9
+import operator
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -227,7 +228,9 @@ def sigmoid_backward(
 # %% ../nbs/09_autograd.ipynb #b342df7d
 def _axes(inp, dim):
     "The axes in `dim` as a tuple; both None and () stand for all of them."
-    return (dim,) if isinstance(dim, int) else tuple(dim or range(inp.ndim))
+    axes = () if dim is None else dim if isinstance(dim, (tuple, list)) else (dim,)
+    axes = tuple(axis if isinstance(axis, int) else operator.index(axis) for axis in axes)
+    return axes or tuple(range(inp.ndim))
 
 
 def _spread(grad_out, inp, dim):
@@ -337,6 +340,10 @@ def cat(
     dim: int = 0,     # the axis along which they are put behind each other
 ) -> Tensor:  # as long along `dim` as all together
     "The inputs behind each other along one axis."
+    if len({inp.ndim for inp in inputs}) > 1:
+        shapes = ' and '.join(str(tuple(inp.shape)) for inp in inputs)
+        raise ValueError(f'cat expects inputs with equally many axes, got {shapes}; try [None], '
+                         f'which adds an axis in front')
     return torch.cat(inputs, dim)
 
 
@@ -554,12 +561,12 @@ def apply(
     f: Callable,           # a function on tensors
     f_backward: Callable,  # its rule
     *inputs,               # what `f` takes; Variables are followed, all else is constant
-    **options,             # keyword arguments of both functions
+    **options,             # keyword arguments of both functions; constants
 ) -> 'Variable':           # what `f` gives, with a note of how it was made
     "Turn a rule into an operation on Variables. All their operations are made by this function."
     _check_inputs(f, inputs)
     values = [_data(one) for one in inputs]
-    changes = _changes(values)
+    changes = _changes([*values, *options.values()])
     with torch.no_grad():
         out = Variable(f(*values, **options))
     if any(isinstance(one, Variable) for one in inputs):
@@ -684,12 +691,14 @@ class _Entries:
 
 # %% ../nbs/09_autograd.ipynb #871e281e
 class _Manners:
-    "A Variable as something to look at."
+    "A Variable as something to handle."
+    _numbers = count()  # the order of birth
     shape, dtype, ndim = (property(lambda self, name=name: getattr(self.data, name))
                           for name in ('shape', 'dtype', 'ndim'))
     def zero_grad(self) -> None: self.grad = None
     def item(self) -> float: return self.data.item()
     def __bool__(self): return bool(self.data)
+    def __setstate__(self, state): self.__dict__.update(state, number=next(self._numbers))
 
     def __repr__(self):
         made_by = f', made by {self.step.f.__name__}' if isinstance(self.step, _Step) else ''
@@ -698,7 +707,6 @@ class _Manners:
 # %% ../nbs/09_autograd.ipynb #4b4068d7
 class Variable(_Arithmetic, _Comparisons, _Methods, _Entries, _Manners):
     "A tensor that remembers how it was made, so that `backward` can find gradients."
-    _numbers = count()
 
     def __init__(
         self,
@@ -715,28 +723,29 @@ class Variable(_Arithmetic, _Comparisons, _Methods, _Entries, _Manners):
     ) -> None:
         "Add to `.grad` of this Variable and of all that it was made from."
         grads, order = {id(self): _first(self, grad)}, _in_order(self)
+        last = [one for one in order if keep_graph or one.step is None]
         while order:
             variable = order.pop()
-            grad = grads.pop(id(variable))
-            for inp, part in _parts(variable.step, grad):
+            for inp, part in _parts(variable.step, grads[id(variable)]):
                 grads[id(inp)] = grads[id(inp)] + part if id(inp) in grads else part
-            variable.grad = grad if variable.grad is None else variable.grad + grad
             if variable.step and not keep_graph:
+                _store([variable], grads)
                 variable.step = _FREED
+        _store(last, grads)
 
-# %% ../nbs/09_autograd.ipynb #8848e4c6
+# %% ../nbs/09_autograd.ipynb #9dc28af7
 def _floats(data):
-    data = torch.tensor(data) if isinstance(data, float) else data
+    data = torch.tensor(float(data)) if isinstance(data, float) else data
     if not isinstance(data, Tensor):
         mend = '; try data.data' if isinstance(data, Variable) else ''
-        if isinstance(data, (int, list, tuple, np.ndarray)):
+        if isinstance(data, (int, list, tuple, np.ndarray, np.generic)):
             mend = '; try torch.tensor(data, dtype=torch.float32)'
         raise TypeError(f'Variable expects a torch tensor of floats, '
                         f'got {type(data).__name__}{mend}')
     check_same_shape('Variable', data=data)
     return data.detach()
 
-
+# %% ../nbs/09_autograd.ipynb #8848e4c6
 def _first(variable, grad):
     "The gradient that a backward pass starts with."
     data, grad = variable.data, _data(grad)
@@ -744,8 +753,18 @@ def _first(variable, grad):
         raise ValueError(f'backward() without grad expects a single number, got shape '
                          f'{tuple(data.shape)}; try .sum().backward(), or give dL/d(this)')
     grad = torch.ones_like(data) if grad is None else grad
+    if not isinstance(grad, Tensor):
+        raise TypeError(f'backward expects a torch tensor for grad, got {type(grad).__name__}; '
+                        f'try torch.tensor(grad, dtype={data.dtype})')
     check_same_shape('backward', data=data, grad=grad)
     return grad.detach().clone()
+
+
+def _store(variables, grads):
+    "Move the gradients of these Variables out of `grads`, each into its `.grad`."
+    for one in variables:
+        grad = grads.pop(id(one))
+        one.grad = grad if one.grad is None else one.grad + grad
 
 # %% ../nbs/09_autograd.ipynb #980689ae
 def _in_order(variable):
@@ -775,7 +794,8 @@ def _check_step(variable):
                            'forward again, or call the first one with keep_graph=True')
     if step is None:
         return
-    if step.out is not data or _changes([*step.values, step.out]) != step.changes:
+    now = _changes([*step.values, *step.options.values(), step.out])
+    if step.out is not data or now != step.changes:
         raise RuntimeError(f'a tensor that {step.f.__name__} read or made was changed or replaced '
                            f'since it began; call backward() first, or change a copy')
     for inp, value in zip(step.inputs, step.values):
@@ -822,7 +842,7 @@ def _edges(variables):
 
 # %% ../nbs/09_autograd.ipynb #898ed174
 def to_dot(
-    variable: Variable,  # the end of the graph
+    variable: Variable,  # the end, before `backward` frees the graph, or its numbers change
 ) -> str:                # a text in the language of Graphviz
     "Every Variable behind this one as a box, every use of one as an arrow."
     variables = _in_order(variable)
@@ -867,7 +887,7 @@ def _places_by_depth(number, edges):
 
 # %% ../nbs/09_autograd.ipynb #c053337b
 def plot_graph(
-    variable: Variable,  # the end of the graph, before `backward` frees it
+    variable: Variable,  # the end, before `backward` frees the graph, or its numbers change
     ax=None,             # matplotlib axes to draw on; made if None
 ):                       # the axes
     "Draw every Variable behind this one, up to 50, with an arrow for each use."

@@ -1,9 +1,12 @@
 """Random graphs on Variables against PyTorch's autograd, in float64: a few hundred here, more by `make fuzz`."""
+import copy
 import gc
+import pickle
 import shutil
 import threading
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import event, given, settings
@@ -184,12 +187,13 @@ def test_random_graph(graph):
 def test_two_passes(graph):
     "A kept graph gives the same once more; two losses add up; zero_grad starts anew; a freed graph is refused."
     ours = [Variable(leaf) for leaf in graph.leaves()]
-    loss = loss_of(graph.run(ours), graph.seed)
+    nodes = graph.run(ours)
+    loss = loss_of(nodes, graph.seed)
     loss.backward(keep_graph=True)
-    once = [leaf.grad.clone() for leaf in ours]
+    once = [node.grad.clone() for node in nodes]  # those in the middle, too
     loss.backward()
-    for leaf, grad in zip(ours, once):
-        assert_close(leaf.grad, 2 * grad)
+    for node, grad in zip(nodes, once, strict=True):
+        assert_close(node.grad, 2 * grad)
     with pytest.raises(RuntimeError, match='freed'):
         loss.backward()
     for leaf in ours:
@@ -227,6 +231,20 @@ def test_given_gradient(graph):
     assert torch.equal(grad, kept)
     end.grad.add_(1.0)  # its own memory
     assert torch.equal(grad, kept)
+
+
+@given(graphs(most=6), st.booleans(), st.data())
+def test_failing_rule(graph, keep_graph, data):
+    "A rule that fails, anywhere: no leaf gets a part of its gradient; with keep_graph nothing at all is written."
+    def failing_backward(grad_out, *inputs):
+        raise ZeroDivisionError
+
+    ours = [Variable(leaf) for leaf in graph.leaves()]
+    nodes = graph.run(ours)
+    nodes.append(apply(lambda inp: inp * 2, failing_backward, data.draw(st.sampled_from(nodes))))
+    with pytest.raises(ZeroDivisionError):
+        loss_of(nodes[::data.draw(st.sampled_from([1, -1]))], graph.seed).backward(keep_graph=keep_graph)
+    assert all(node.grad is None for node in (nodes if keep_graph else ours))
 
 
 # ---- Long graphs, and corners.
@@ -336,7 +354,7 @@ def test_largest_share(dim):
     assert_close(ours.grad, theirs.grad)
 
 
-@pytest.mark.parametrize('dim', [(), [0, 1], (-1, -2), [1]])
+@pytest.mark.parametrize('dim', [(), [0, 1], (-1, -2), [1], np.int64(0), np.int64(1), torch.tensor(0), [np.int64(1)]])
 @pytest.mark.parametrize('keepdim', [False, True])
 def test_axes(dim, keepdim):
     for name in ('sum', 'mean'):
@@ -344,6 +362,14 @@ def test_axes(dim, keepdim):
         theirs = ours.data.clone().requires_grad_()
         (getattr(ours, name)(dim, keepdim) ** 2).sum().backward(), (getattr(theirs, name)(dim, keepdim) ** 2).sum().backward()
         assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize('dim', [0.0, 1.0, '', '0', {}, [0.0], True, False, 2, torch.tensor([0, 1])])
+def test_axes_that_are_none(dim):
+    v = Variable(torch.ones(2, 3))
+    for method in (v.sum, v.mean, v.max):
+        with pytest.raises((TypeError, IndexError)):
+            method(dim)
 
 
 def test_failing_forward_leaves_nothing_behind():
@@ -435,11 +461,56 @@ def test_mends_of_two_dtypes():
     assert (other.to(v.data.dtype) + v).dtype == torch.float32
 
 
-@pytest.mark.parametrize('data', [1, [1.0, 2.0], (1, 2), True])
+def test_options_are_watched():
+    def scale(inp, by): return inp * by
+    def scale_backward(grad_out, inp, by): return grad_out * by
+
+    v, by = Variable(3.0), torch.tensor(2.0)
+    apply(scale, scale_backward, v, by=by).backward()
+    assert v.grad == 2.0
+    out = apply(scale, scale_backward, v, by=by)
+    by.mul_(5.0)
+    with pytest.raises(RuntimeError, match='scale read or made was changed'):
+        out.backward()
+
+
+@pytest.mark.parametrize('renew', [copy.copy, copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))])
+def test_copies_are_born_when_they_are_made(renew):
+    "Also out of a file of another process, where numbers were larger."
+    model = Variable(1.0, name='w')
+    model.number += 10**9
+    w = renew(model)
+    assert w.name == 'w' and model.number > 10**9
+    total = 0.0
+    for _ in range(12):
+        total = total + w * 1.0
+    total.backward()
+    assert w.grad == 12.0
+
+
+def test_cat_of_different_axes():
+    matrix, row = Variable(torch.ones(2, 3)), torch.ones(3)
+    for inputs in ([matrix, row], [torch.ones(0), matrix], [matrix, torch.tensor(1.0)]):
+        with pytest.raises(ValueError, match='equally many axes'):
+            Variable.cat(inputs)
+    assert Variable.cat([matrix, row[None]]).shape == (3, 3)
+
+
+@pytest.mark.parametrize('data', [1, [1.0, 2.0], (1, 2), True, np.float32(1.5), np.int64(1), np.ones(2)])
 def test_mend_of_no_tensor(data):
     with pytest.raises(TypeError, match='try torch.tensor.data, dtype=torch.float32.'):
         Variable(data)
     assert Variable(torch.tensor(data, dtype=torch.float32)).dtype == torch.float32
+
+
+def test_numbers_of_numpy():
+    assert Variable(np.float64(1.5)).dtype == torch.float32
+    for dtype in (torch.float32, torch.float64):
+        v = Variable(torch.ones(2, dtype=dtype))
+        with pytest.raises(TypeError, match=f'try torch.tensor.grad, dtype={dtype}'):
+            (v * 2).backward(np.ones(2))
+        (v * 2).backward(torch.tensor(np.ones(2), dtype=dtype))
+        assert v.grad.tolist() == [2.0, 2.0]
 
 
 def test_mend_of_a_variable_in_a_variable():
