@@ -83,9 +83,11 @@ TRANSLATIONS |= {
     'x.float()': 'x.astype(np.float32, copy=False)',
     'x.double()': 'x.astype(np.float64, copy=False)',
     'x.long()': 'x.astype(np.int64, copy=False)',
+    'torch.Tensor': 'np.ndarray',
     'torch.bool': 'np.bool_',
     **{f'torch.{name}': f'np.{name}' for name in (
-        'where', 'zeros_like', 'ones_like', 'arange', 'einsum', 'outer',
+        'where', 'zeros_like', 'ones_like', 'arange', 'einsum', 'outer', 'maximum', 'minimum',
+        'exp', 'log', 'tanh', 'sqrt', 'abs',
         'uint8', 'int8', 'int16', 'int32', 'int64', 'float32', 'float64')},
 }
 
@@ -343,7 +345,8 @@ def _definition(function, reads):
     modules = {name for name, value in reads.items() if isinstance(value, ModuleType)} | {'np'}
     for node, why in _unknown(ast.parse(source), modules):
         raise ValueError(f'{function.__name__} holds {ast.unparse(node)}, which is not translated: {why}; '
-                         f'add a row, or write the function with @by_hand({function.__name__})')
+                         f"add a row, such as TRANSLATIONS['x.sin()'] = 'np.sin(x)', "
+                         f'or write the function with @by_hand({function.__name__})')
     return _translate(source).rstrip()
 
 # %% ../nbs/14_numpy.ipynb #21c5925b
@@ -475,7 +478,8 @@ def compare_editions(
     "Run every registered rule on its examples in both editions, with torch and with NumPy."
     rules = RULES if rules is None else rules
     if not isinstance(rules, dict) or not all(isinstance(rule, Rule) for rule in rules.values()):
-        raise TypeError('compare_editions expects rules as RULES holds them; try {f: RULES[f]}')
+        raise TypeError('compare_editions expects rules as RULES holds them; register yours with '
+                        'register_rule(f, f_backward, examples), and try {f: RULES[f]}')
     differences = {}
     for rule in rules.values():
         row = differences[rule.f_backward] = {}
@@ -522,8 +526,8 @@ _ARITHMETIC = (np.add, np.subtract, np.multiply, np.divide, np.negative, np.powe
                np.absolute, np.matmul)
 _LOGICAL = np.bitwise_or, np.bitwise_and, np.invert
 _MOVING = (np.expand_dims, np.swapaxes, np.transpose, np.reshape, np.ravel, np.squeeze, np.diagonal,
-           np.broadcast_to, np.concatenate, np.stack, np.split, np.take, np.take_along_axis, np.copy,
-           np.zeros_like, np.ones_like, np.shape, np.ndim, np.size, np.shares_memory, np.may_share_memory,
+           np.broadcast_to, np.concatenate, np.stack, np.split, np.array_split, np.take,
+           np.take_along_axis, np.copy, np.copyto, np.zeros_like, np.ones_like, np.empty_like, np.shape, np.ndim, np.size, np.shares_memory, np.may_share_memory,
            np.sum, np.mean, np.max, np.min, np.cumsum, np.outer, np.einsum, np.dot)
 
 # %% ../nbs/14_numpy.ipynb #73a24485
@@ -548,6 +552,9 @@ class SymbolArray(np.ndarray):
     def __getitem__(self, place):  # a single entry too is an array, as it is in torch
         return _symbolic(super().__getitem__(place))
 
+    def astype(self, *kind, **options):  # there is one kind of letters; conditions become numbers
+        return _symbolic(_plain(self, True))
+
     def __repr__(self):
         return repr(self.view(np.ndarray))
 
@@ -555,7 +562,7 @@ class SymbolArray(np.ndarray):
 def _entry_by_entry(ufunc, method, inputs, options):
     "What a ufunc gives for arrays of expressions."
     meaning = _meanings().get(ufunc)
-    if not (meaning or ufunc in _ARITHMETIC) or method not in ('__call__', 'reduce', 'at'):
+    if not (meaning or ufunc in _ARITHMETIC) or method not in ('__call__', 'reduce', 'accumulate', 'at'):
         _refuse(ufunc)
     first, *others = (_plain(one, ufunc not in _LOGICAL) for one in inputs)
     if meaning:
@@ -578,7 +585,8 @@ def _plain(value, counts):
 
 # %% ../nbs/14_numpy.ipynb #cf511c30
 def _refuse(function):
-    raise TypeError(f'{function.__name__} is not known for arrays of letters')
+    raise TypeError(f'{function.__name__} is not known for arrays of letters; what is known: arithmetic, '
+                    f'comparisons, exp, log, tanh, sqrt, abs, maximum, where, sum, mean and max')
 
 
 def _either(condition, a, b):
@@ -593,13 +601,15 @@ def _symbolic(result):
         return np.asarray(result, object).view(SymbolArray)
     return result
 
-
+# %% ../nbs/14_numpy.ipynb #baa3c467
 def letters(
     name: str,   # what the letters are called; each gets its indices, as in x_{01}
     *shape: int, # how many along each axis; none for a single letter
 ) -> SymbolArray:
     "An array of real letters."
     import sympy
+    if not all(isinstance(size, int) for size in shape):
+        raise TypeError(f'letters expects sizes one by one, got {shape}; try letters({name!r}, 2, 3)')
     array = np.empty(shape, object)
     between = ',' if max(shape, default=0) > 10 else ''  # 1,11 is not 11,1
     for place in np.ndindex(*shape):

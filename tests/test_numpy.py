@@ -87,6 +87,9 @@ def unicode_before(x):
 GREETING = 'a constant: '
 
 
+def kind_by_another_name(x: torch.Tensor): return torch.exp(x) if isinstance(x, torch.Tensor) else x
+
+
 def constant(x):
     return GREETING + str(x.numel())
 
@@ -104,7 +107,7 @@ def e(x):
     return x.sum(0) * 100 if x.ndim > 1 else e(x[None])
 
 
-@pytest.mark.parametrize('function', [brackets, keywords, in_place, nested, unicode_before, constant])
+@pytest.mark.parametrize('function', [brackets, keywords, in_place, nested, unicode_before, constant, kind_by_another_name])
 def test_translated(function):
     x = torch.tensor([[1., -2., 3.], [4., 5., -6.]])
     with_torch, with_numpy = function(x.clone()), on_numpy(function)(x.numpy().copy())
@@ -124,7 +127,6 @@ def test_by_hand():
 def false_friend(x): return x.view(-1)
 def foreign(x): return torch.fft.fft(x)
 def call_in_a_message(x): raise ValueError(f'got {x.numel()} of them')
-def kind_by_another_name(x: torch.Tensor): return x
 def foreign_keyword(x): return x.any(dim=0)
 def statement_inside(x): return x.copy_(x)
 def reserved(x, np): return x
@@ -144,7 +146,7 @@ fft, alias, INFINITY = torch.fft.fft, before, float('inf')
 
 @pytest.mark.parametrize('function, words', [
     (false_friend, 'x.view, which is not translated: torch wants a shape'), (foreign, 'torch.fft'),
-    (call_in_a_message, 'messages are not translated'), (kind_by_another_name, 'torch.Tensor'),
+    (call_in_a_message, 'messages are not translated'),
     (foreign_keyword, 'dim=0'), (statement_inside, 'a line of its own'), (reserved, 'that name is taken'),
     (reserved_inside, 'that name is taken'), (imported_from_torch, 'fft is from torch'),
     (constant_that_cannot_be_written, 'cannot be written down'), (another_name, 'call it by its own name'),
@@ -190,7 +192,9 @@ X, Y = np.array([0.3, -1.2, 0.7]), np.array([0.3, 0.4, -2.])
     lambda x, y: x * ~(x > y), lambda x, y: np.where(x > y, x, 2), lambda x, y: np.max(x * y), lambda x, y: x.mean() + x.min(),
     lambda x, y: (x > 0).sum() * y, lambda x, y: x @ y, lambda x, y: np.cumsum(x)[-1] + x[0] / 3, lambda x, y: abs(x) + x.T,
     lambda x, y: np.concatenate([x, y])[::-1], lambda x, y: np.stack([x, y], 1).sum(0), lambda x, y: np.einsum('i,j->ij', x, y),
-    lambda x, y: np.outer(x, y) - np.expand_dims(x, 1) * True,
+    lambda x, y: np.outer(x, y) - np.expand_dims(x, 1) * True, lambda x, y: x.cumsum(0), lambda x, y: np.ones_like(x) + np.zeros_like(y),
+    lambda x, y: np.split(x, [1])[1], lambda x, y: (x > y).astype(float) * x, lambda x, y: np.swapaxes(np.outer(x, y), 0, 1),
+    lambda x, y: np.take_along_axis(x, np.array([2, 0]), 0), lambda x, y: np.squeeze(np.broadcast_to(x, (1, 3)), 0) * y,
 ], ids=str)
 def test_functions_of_letters(function):
     function = (lambda x, y: np.exp(x)) if function is np.exp else function
@@ -217,7 +221,7 @@ def test_every_letter_is_another():
 
 
 @pytest.mark.parametrize('unknown', [
-    np.any, np.sin, np.argmax, np.sort, lambda x: np.clip(x, 0, 1), np.nonzero, np.count_nonzero, np.add.accumulate,
+    np.any, np.sin, np.argmax, np.sort, lambda x: np.clip(x, 0, 1), np.nonzero, np.count_nonzero, np.add.outer,
     lambda x: np.array_equal(x, x), lambda x: np.where(x), lambda x: x[0] == x[1] or None, lambda x: 1 if x[0] > 0 else 2])
 def test_unknown_on_letters_is_refused(unknown):
     with pytest.raises(TypeError):
