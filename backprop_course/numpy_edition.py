@@ -206,7 +206,8 @@ def _source(function):
     "The text of a function or a class, or an error."
     known = inspect.isfunction(function) or inspect.isclass(function)
     if not known or function.__name__ == '<lambda>':
-        raise TypeError(f'expected a function with a name, got {function!r}')
+        got = 'a lambda' if known else repr(function)
+        raise TypeError(f'expected a function with a name, got {got}')
     if getattr(function, '__closure__', None):
         held = ', '.join(function.__code__.co_freevars)
         raise ValueError(f'{function.__name__} was made inside another function, and keeps {held} '
@@ -527,7 +528,8 @@ _ARITHMETIC = (np.add, np.subtract, np.multiply, np.divide, np.negative, np.powe
 _LOGICAL = np.bitwise_or, np.bitwise_and, np.invert
 _MOVING = (np.expand_dims, np.swapaxes, np.transpose, np.reshape, np.ravel, np.squeeze, np.diagonal,
            np.broadcast_to, np.concatenate, np.stack, np.split, np.array_split, np.take,
-           np.take_along_axis, np.copy, np.copyto, np.zeros_like, np.ones_like, np.empty_like, np.shape, np.ndim, np.size, np.shares_memory, np.may_share_memory,
+           np.take_along_axis, np.copy, np.copyto, np.zeros_like, np.ones_like, np.empty_like,
+           np.shape, np.ndim, np.size, np.shares_memory, np.may_share_memory,
            np.sum, np.mean, np.max, np.min, np.cumsum, np.outer, np.einsum, np.dot)
 
 # %% ../nbs/14_numpy.ipynb #73a24485
