@@ -160,7 +160,7 @@ def _row_for(node):
 # %% ../nbs/14_numpy.ipynb #cf3a9265
 def _edits(node, parent=None):
     "The nodes whose text must change, outermost first, each with its new text; None for a string."
-    if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+    if isinstance(node, ast.JoinedStr) or isinstance(getattr(node, 'value', None), str):
         yield node, None  # words for people
     elif _row_for(node)[1] is not None:
         new = _Translate().visit(deepcopy(node))
@@ -218,7 +218,7 @@ def _source(function):
         raise ValueError(f'the text of {function.__name__} is not to be found; functions are '
                          f'translated from their source, so write it in a file or a cell') from error
 
-
+# %% ../nbs/14_numpy.ipynb #58ac9c30
 def _reads(function, source):
     "What a function with this text reads from around it: names, with their values."
     def names(table):
@@ -255,8 +255,8 @@ def _why_not(node, parent, modules):
     if isinstance(node, ast.Name) and name == 'torch' and not isinstance(parent, ast.Attribute):
         return 'torch is left behind'
     if isinstance(node, ast.keyword) and name in ('dim', 'keepdim', 'unbiased'):
-        of_array = isinstance(parent.func, ast.Attribute) and ast.unparse(parent.func.value) not in modules
-        return 'no row of TRANSLATIONS fits' if of_array else None
+        owner = parent.func.value if isinstance(parent.func, ast.Attribute) else None
+        return 'no row of TRANSLATIONS fits' if owner and ast.unparse(owner) not in modules else None
     if not isinstance(node, ast.Attribute):
         return None
     owner = ast.unparse(node.value)
@@ -345,20 +345,22 @@ def _definition(function, reads):
         return source
     modules = {name for name, value in reads.items() if isinstance(value, ModuleType)} | {'np'}
     for node, why in _unknown(ast.parse(source), modules):
-        raise ValueError(f'{function.__name__} holds {ast.unparse(node)}, which is not translated: {why}; '
-                         f"add a row, such as TRANSLATIONS['x.sin()'] = 'np.sin(x)', "
+        raise ValueError(f'{function.__name__} holds {ast.unparse(node)}, which is not translated: '
+                         f"{why}; add a row, such as TRANSLATIONS['x.sin()'] = 'np.sin(x)', "
                          f'or write the function with @by_hand({function.__name__})')
     return _translate(source).rstrip()
 
 # %% ../nbs/14_numpy.ipynb #21c5925b
 def _import(name, value):
     "The line that brings something from a library, or a constant, into the text; or an error."
-    if inspect.getmodule(value) is torch or getattr(value, '__module__', '').split('.')[0] == 'torch' or value is torch:
+    named = inspect.isroutine(value) or inspect.isclass(value)
+    home = value.__name__ if isinstance(value, ModuleType) else value.__module__ if named else ''
+    if (home or '').split('.')[0] == 'torch':
         raise ValueError(f'{name} is from torch; write torch.{getattr(value, "__name__", name)}, '
                          f'so that it can be found in TRANSLATIONS')
     if isinstance(value, ModuleType):
         return f'import {value.__name__}' + (f' as {name}' if name != value.__name__ else '')
-    if inspect.isroutine(value) or inspect.isclass(value):
+    if named:
         return f'from {value.__module__.lstrip("_")} import {name}'
     try:
         if ast.literal_eval(repr(value)) == value:

@@ -133,6 +133,7 @@ def reserved(x, np): return x
 def reserved_inside(x): Tensor = x; return Tensor
 def imported_from_torch(x): return fft(x)
 def constant_that_cannot_be_written(x): return x * INFINITY
+def constant_tensor(x): return x * ONES
 def another_name(x): return alias(x)
 
 
@@ -141,7 +142,7 @@ def maker(c):
     return f
 
 
-fft, alias, INFINITY = torch.fft.fft, before, float('inf')
+fft, alias, INFINITY, ONES = torch.fft.fft, before, float('inf'), torch.ones(2)
 
 
 @pytest.mark.parametrize('function, words', [
@@ -149,7 +150,7 @@ fft, alias, INFINITY = torch.fft.fft, before, float('inf')
     (call_in_a_message, 'messages are not translated'),
     (foreign_keyword, 'dim=0'), (statement_inside, 'a line of its own'), (reserved, 'that name is taken'),
     (reserved_inside, 'that name is taken'), (imported_from_torch, 'fft is from torch'),
-    (constant_that_cannot_be_written, 'cannot be written down'), (another_name, 'call it by its own name'),
+    (constant_that_cannot_be_written, 'cannot be written down'), (constant_tensor, 'cannot be written down'), (another_name, 'call it by its own name'),
     (maker(2), 'made inside another function, and keeps c'),
 ])
 def test_untranslatable(function, words):
