@@ -270,7 +270,8 @@ def test_long_row_is_freed_without_recursion():
         gc.collect()
         done.append(True)
 
-    done, before = [], threading.stack_size(256 * 1024)
+    # Python itself nests some levels of freeing, 3.13 as many as fill 2 MB; 100,000 levels would fill far more than 4.
+    done, before = [], threading.stack_size(4 * 1024 * 1024)
     try:
         thread = threading.Thread(target=make_and_drop)
         thread.start()
