@@ -29,7 +29,7 @@ from .autograd import take_backward
 from .backward import RULES, Rule, _examples
 from .checks import Table
 from .einsum import _align
-from .symbols import exact
+from .symbols import _cases, _number, exact
 
 # %% ../nbs/14_numpy.ipynb #3940a7a5
 TRANSLATIONS = {  # torch -> NumPy; a single letter is a placeholder
@@ -512,17 +512,10 @@ def _meanings():
             np.bitwise_or: sympy.Or, np.bitwise_and: sympy.And, np.invert: sympy.Not}
 
 
-def _number(entry):
-    "A condition as 1 where it holds and 0 elsewhere, as NumPy counts True and False; the rest as it is."
-    import sympy
-    from sympy.core.relational import Relational
-    from sympy.logic.boolalg import BooleanAtom, BooleanFunction
-    if isinstance(entry, (bool, np.bool_, BooleanAtom)):
-        return int(bool(entry))
-    if isinstance(entry, float):
-        return exact(entry)
-    condition = isinstance(entry, (Relational, BooleanFunction))
-    return sympy.Piecewise((1, entry), (0, True)) if condition else entry
+def _exactly(entry):
+    "A number as SymPy's, without rounding; a condition as 1 where it holds and 0 elsewhere; the rest as it is."
+    entry = bool(entry) if isinstance(entry, np.bool_) else entry
+    return _number(exact(entry) if isinstance(entry, (bool, float)) else entry)
 
 # %% ../nbs/14_numpy.ipynb #1fb4d28a
 _ARITHMETIC = (np.add, np.subtract, np.multiply, np.divide, np.negative, np.power, np.square,
@@ -547,7 +540,7 @@ class SymbolArray(np.ndarray):
 
     def __array_function__(self, function, types, inputs, options):
         if function is np.where and len(inputs) == 3:
-            return _symbolic(np.frompyfunc(_either, 3, 1)(*(_plain(one, False) for one in inputs)))
+            return _symbolic(np.frompyfunc(_cases, 3, 1)(*(_plain(one, False) for one in inputs)))
         if function not in _MOVING:
             _refuse(function)
         result = super().__array_function__(function, types, inputs, options)
@@ -580,22 +573,17 @@ def _entry_by_entry(ufunc, method, inputs, options):
 def _plain(value, counts):
     "An input of NumPy's functions as objects, exact; conditions as numbers, if it `counts`."
     if isinstance(value, (bool, float)):
-        return _number(value)
+        return _exactly(value)
     if isinstance(value, SymbolArray):
         value = value.view(np.ndarray)
     if counts and isinstance(value, np.ndarray) and value.dtype.kind in 'Obf':
-        value = np.asarray(np.frompyfunc(_number, 1, 1)(value), object)
+        value = np.asarray(np.frompyfunc(_exactly, 1, 1)(value), object)
     return value
 
 # %% ../nbs/14_numpy.ipynb #cf511c30
 def _refuse(function):
     raise TypeError(f'{function.__name__} is not known for arrays of letters; what is known: arithmetic, '
                     f'comparisons, exp, log, tanh, sqrt, abs, maximum, where, sum, mean and max')
-
-
-def _either(condition, a, b):
-    import sympy
-    return sympy.Piecewise((a, condition), (b, True))
 
 
 def _symbolic(result):
@@ -664,7 +652,7 @@ def _mathematics(value):
 def _shortest(expression):
     "The expression as a number where it is a condition, simplified if that is shorter."
     import sympy
-    expression = sympy.sympify(_number(expression))
+    expression = sympy.sympify(_exactly(expression))
     simple = sympy.simplify(expression)
     return simple if simple.count_ops() < expression.count_ops() else expression
 

@@ -180,7 +180,7 @@ def test_what_is_no_list_of_rules(rules):
 
 def at_numbers(array, values):
     "What the expressions in an array are for these values of their letters."
-    return np.vectorize(lambda one: complex(sympy.sympify(numpy_edition._number(one)).subs(values)).real)(np.asarray(array))
+    return np.vectorize(lambda one: complex(sympy.sympify(numpy_edition._exactly(one)).subs(values)).real)(np.asarray(array))
 
 
 X, Y = np.array([0.3, -1.2, 0.7]), np.array([0.3, 0.4, -2.])
