@@ -154,7 +154,7 @@ def show_tracing(sizes: list[tuple[int, int, int]], repeats: int) -> None:
           f'  traced  trace_backward\n'
           f'  read    trace_backward, and the steps of the trace: digests, samples, words\n'
           f'Tracing costs a fixed time for each operation and each .g, and a copy of each tensor. So it weighs most\n'
-          f'where the model is smallest: about 6 times the step for 50 rows of 64 numbers on one thread, 1.2 for 1024 of 784.\n'
+          f'where the model is smallest.\n'
           f'Microseconds a step, the median of {repeats} turns; then the ratio to layers, its median and quartiles.\n\n'
           f'{"batch":>6} {"in":>5} {"hidden":>6} {"layers":>10} {"traced":>10} {"read":>10} {"traced/layers":>21} {"read/layers":>21}')
     for size in sizes:

@@ -30,10 +30,13 @@ def test_page_shows_mathematics_and_pictures(tmp_path):
     path = tmp_path / '01_page.ipynb'
     picture = ROOT / 'docs/images/stepper.png'
     text = rf'$\frac{{a}}{{b}}$ and ![steps]({picture.as_posix()})'
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text, id='text')]), path)
+    shown = r"from IPython.display import Markdown; Markdown(r'| $\frac{c}{d}$ |')"
+    cells = [nbformat.v4.new_markdown_cell(text, id='text'), nbformat.v4.new_code_cell(shown, id='shown')]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     done = python('tools/run_notebooks.py', path, '--out', tmp_path / 'pages')
     page = (tmp_path / 'pages/01_page.html').read_text(encoding='utf-8')
     assert done.returncode == 0 and '<mfrac><mrow><mi>a</mi></mrow><mrow><mi>b</mi></mrow></mfrac>' in page, done.stdout
+    assert '<mfrac><mrow><mi>c</mi></mrow><mrow><mi>d</mi></mrow></mfrac>' in page
     assert 'src="data:image/png;base64,' in page and 'stepper.png' not in page
 
 
