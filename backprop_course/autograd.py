@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .backward import lin_backward, mse_backward, register_rule, relu_backward
 from .broadcasting import unbroadcast
-from .checks import _check_numbers, check_same_shape
+from .toolbox.checks import check_floats, check_same_shape
 from .einsum import einsum, einsum_backward
 from .forward import lin, mse, relu
 from .modules import _alike, _describe, _versions
@@ -599,7 +599,7 @@ def _check_inputs(f, inputs):
                             f'would give it; try Variable({name}), or {name}.detach() for a constant')
         first = inputs[known].data
         if value.is_floating_point() and (value.dtype, value.device) != (first.dtype, first.device):
-            _check_numbers(f.__name__, _name(f, inputs, at), value, _name(f, inputs, known), first)
+            check_floats(f.__name__, **{_name(f, inputs, known): first, _name(f, inputs, at): value})
 
 
 def _name(f, inputs, at):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_same_shape, check_shapes
+from .toolbox.checks import check_same_shape, check_shapes
 
 # %% ../nbs/02_broadcasting.ipynb #ce358534
 def _line_up(shapes):

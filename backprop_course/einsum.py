@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from .broadcasting import unbroadcast
-from .checks import Table, check_shapes
+from .toolbox.checks import check_shapes
+from .toolbox.display import Table
 
 # %% ../nbs/03_einsum.ipynb #e147a7bf
 def _split(equation):

@@ -8,7 +8,7 @@ __all__ = ['lin', 'relu', 'mse']
 # %% ../nbs/05_forward.ipynb #8965bdeb
 from torch import Tensor
 
-from .checks import check_same_shape, check_shapes
+from .toolbox.checks import check_same_shape, check_shapes
 
 # %% ../nbs/05_forward.ipynb #9931544b
 def lin(

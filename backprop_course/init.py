@@ -14,7 +14,7 @@ from operator import index
 import torch
 from torch import Tensor
 
-from .checks import check_same_shape, check_shapes
+from .toolbox.checks import check_same_shape, check_shapes
 
 # %% ../nbs/04_init.ipynb #2195a1de
 def rms(

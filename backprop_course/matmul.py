@@ -11,7 +11,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from .checks import check_shapes
+from .toolbox.checks import check_shapes
 
 # %% ../nbs/01_matmul.ipynb #1acbe2aa
 def _check_number(caller, name, value):

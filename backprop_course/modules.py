@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .backward import lin_backward, mse_backward, relu_backward
-from .checks import check_same_shape, check_shapes
+from .toolbox.checks import check_same_shape, check_shapes
 from .forward import lin, mse, relu
 
 # %% ../nbs/07_modules.ipynb #aaddd946

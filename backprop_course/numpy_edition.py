@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from .autograd import take_backward
-from .backward import RULES, Rule, _examples
-from .checks import Table
+from .toolbox.rules import RULES, Rule
+from .toolbox.display import Table
 from .einsum import _align
-from .symbols import _cases, _number, exact
+from .toolbox.symbols import _cases, _number, exact
 
 # %% ../nbs/14_numpy.ipynb #3940a7a5
 TRANSLATIONS = {  # torch -> NumPy; a single letter is a placeholder
@@ -490,7 +490,7 @@ def compare_editions(
             try:
                 editions = on_numpy(rule.f), on_numpy(rule.f_backward)
                 found = max(_compare(rule, *editions, [_in(dtype, one) for one in inputs])
-                            for inputs in _examples(rule))
+                            for inputs in rule.draw())
             except Exception as error:
                 found = f'{type(error).__name__}: {error}'
             row[str(dtype).removeprefix('torch.')] = found

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .checks import Table
+from .toolbox.display import Table
 from .modules import LayerFunction, Lin, Mse, Relu, _add_gradients, _ready, _versions
 
 # %% ../nbs/08_trace.ipynb #d7263847

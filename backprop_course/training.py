@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from .backward import register_rule
-from .checks import check_shapes
+from .toolbox.checks import check_shapes
 from .modules import LayerFunction, _each_once
 
 # %% ../nbs/10_training.ipynb #7486300a

@@ -62,7 +62,7 @@ def test_readme_is_stale(tmp_path):
     index = folder / 'nbs/index.ipynb'
     notebook = nbformat.read(index, as_version=4)
     output = nbformat.v4.new_output('stream', text='5\n')
-    notebook.cells += [nbformat.v4.new_markdown_cell('[a](00_checks.ipynb), [b](../LICENSE), [c](#d), `[e](f)`'),
+    notebook.cells += [nbformat.v4.new_markdown_cell('[a](toolbox/checks.ipynb), [b](../LICENSE), [c](#d), `[e](f)`'),
                        nbformat.v4.new_code_cell('#| varies\nprint(5)', outputs=[output])]
     nbformat.write(notebook, index)
     check = python('tools/write_readme.py', '--check', folder=folder)
@@ -70,7 +70,7 @@ def test_readme_is_stale(tmp_path):
     assert python('tools/write_readme.py', folder=folder).returncode == 0
     assert python('tools/write_readme.py', '--check', folder=folder).returncode == 0
     readme = (folder / 'README.md').read_text(encoding='utf-8')
-    assert readme.endswith('[a](nbs/00_checks.ipynb), [b](LICENSE), [c](#d), `[e](f)`\n\n'
+    assert readme.endswith('[a](nbs/toolbox/checks.ipynb), [b](LICENSE), [c](#d), `[e](f)`\n\n'
                            '```python\nprint(5)\n```\n\n```text\n5\n```\n')
 
 

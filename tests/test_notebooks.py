@@ -59,13 +59,13 @@ def test_nothing_to_do(command, tmp_path):
 
 def test_unclean_and_unexported(tmp_path):
     folder = copy_checkout(tmp_path / 'copy')
-    path = folder / 'nbs/00_checks.ipynb'
+    path = folder / 'nbs/toolbox/checks.ipynb'
     notebook = nbformat.read(path, as_version=4)
     exported = next(cell for cell in notebook.cells if cell.source.startswith('#| export'))
     exported.source += '\nspare = 1'
     exported.execution_count = 7
     nbformat.write(notebook, path)
-    assert changed_by('nbdev_clean', folder) == ['nbs/00_checks.ipynb']
+    assert changed_by('nbdev_clean', folder) == ['nbs/toolbox/checks.ipynb']
     assert changed_by('nbdev_export', folder) == [f'{PACKAGE}/checks.py']
 
 

@@ -8,7 +8,7 @@ import pytest
 import sympy
 import torch
 from backprop_course import numpy_edition
-from backprop_course.backward import RULES
+from backprop_course.toolbox.rules import RULES
 from backprop_course.forward import relu
 from backprop_course.numpy_edition import by_hand, compare_editions, derivation, letters, numpy_source, on_numpy
 from checkout import insist

@@ -4,7 +4,8 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
-from backprop_course.backward import RULES, prove_rules
+from backprop_course.backward import prove_rules
+from backprop_course.toolbox.rules import RULES
 from checkout import insist
 from run_notebooks import ROOT
 from structure import PACKAGE
