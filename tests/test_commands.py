@@ -18,7 +18,7 @@ def test_runner_goes_on_after_a_failure(tmp_path):
     last = write_notebook(tmp_path / '04_last.ipynb', 'import sys', 'sys.version')
     done = python('tools/run_notebooks.py', good, bad, broken, last, '--out', tmp_path / 'a folder')
     assert done.returncode == 1, done.stdout
-    for words in ('[1/4] 01_good            ok', '[2/4] 02_bad             failed', '[4/4] 04_last            ok',
+    for words in ('[1/4] 01_good                ok', '[2/4] 02_bad                 failed', '[4/4] 04_last                ok',
                   '02_bad, cell 2 (id cell-2): 1 / x', 'ZeroDivisionError: division by zero', '03_broken is no readable notebook',
                   'loops 1.0', '2 of 4 notebooks failed: 02_bad, 03_broken', f'open {tmp_path / "a folder" / "01_good.html"}'):
         assert words in done.stdout, f'{words!r} is missing in\n{done.stdout}'
