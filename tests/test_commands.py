@@ -1,5 +1,7 @@
 """The commands in tools/ and bench/ do what the README says, and fail as they should."""
+import shutil
 import sys
+from urllib.parse import quote
 
 import nbformat
 import pytest
@@ -31,8 +33,10 @@ def test_runner_goes_on_after_a_failure(tmp_path):
 def test_page_shows_mathematics_and_pictures(tmp_path):
     "The page alone: formulas as MathML that is whole, the pictures of the text inside it."
     path = tmp_path / '01_page.ipynb'
-    picture = ROOT / 'docs/images/stepper.png'
-    text = rf'$\frac{{a}}{{b}}$ and ![steps]({picture.as_posix()})'
+    folder = tmp_path / 'with a space and an ü'
+    folder.mkdir()
+    shutil.copy(ROOT / 'docs/images/stepper.png', folder / 'stepper.png')
+    text = rf'$\frac{{a}}{{b}}$ and ![steps]({quote(folder.name)}/stepper.png) and ![steps](<{folder.name}/stepper.png>)'
     shown = r"from IPython.display import Markdown; Markdown(r'| $\frac{c}{d}$ |')"
     cells = [nbformat.v4.new_markdown_cell(text, id='text'), nbformat.v4.new_code_cell(shown, id='shown')]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
@@ -40,7 +44,7 @@ def test_page_shows_mathematics_and_pictures(tmp_path):
     page = (tmp_path / 'pages/01_page.html').read_text(encoding='utf-8')
     assert done.returncode == 0 and '<mfrac><mrow><mi>a</mi></mrow><mrow><mi>b</mi></mrow></mfrac>' in page, done.stdout
     assert '<mfrac><mrow><mi>c</mi></mrow><mrow><mi>d</mi></mrow></mfrac>' in page
-    assert 'src="data:image/png;base64,' in page and 'stepper.png' not in page
+    assert page.count('src="data:image/png;base64,') == 2 and 'stepper.png' not in page
 
 
 def test_runner_names_a_missing_file(tmp_path):
