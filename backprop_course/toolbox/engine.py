@@ -369,6 +369,7 @@ def apply(f: Callable[..., Tensor], *inputs: Any, **options: Any) -> Variable:
         ValueError: two devices.
 
     Example:
+        >>> from backprop_course.toolbox.rules import rule_for
         >>> @rule_for(torch.sin)
         ... def sin_backward(grad_out, inp):
         ...     return grad_out * inp.cos()
