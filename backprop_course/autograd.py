@@ -857,14 +857,11 @@ def _dot_text(variables, edges):
 
 # %% ../nbs/09_autograd.ipynb #13d0cef0
 def _places_by_dot(text):
-    "Where `dot` puts each Variable of a graph; None if it is not installed or fails."
+    "Where Graphviz's `dot` puts each Variable of a graph."
     if not shutil.which('dot'):
-        return None
-    try:
-        plain = subprocess.run(['dot', '-Tplain'], input=text, capture_output=True, text=True,
-                               timeout=20, check=True).stdout
-    except (subprocess.SubprocessError, OSError):
-        return None
+        raise FileNotFoundError("layout='dot' needs Graphviz, whose program dot is not on the PATH; try layout='depth'")
+    plain = subprocess.run(['dot', '-Tplain'], input=text, capture_output=True, text=True,
+                           encoding='utf-8', timeout=20, check=True).stdout
     words = [line.split() for line in plain.splitlines() if line.startswith('node ')]
     return {int(at): (1.2 * float(x), float(y)) for _, at, x, y, *_ in words}
 
@@ -889,14 +886,17 @@ def _places_by_depth(number, edges):
 def plot_graph(
     variable: Variable,  # the end, before `backward` frees the graph, or its numbers change
     ax=None,             # matplotlib axes to draw on; made if None
+    layout: str = 'depth',  # 'depth', the same everywhere, or 'dot', by Graphviz, if it is installed
 ):                       # the axes
     "Draw every Variable behind this one, up to 50, with an arrow for each use."
+    if layout not in ('depth', 'dot'):
+        raise ValueError(f"plot_graph expects layout='depth' or layout='dot', got {layout!r}")
     variables = _in_order(variable)
     if len(variables) > 50:
         raise ValueError(f'plot_graph draws up to 50 Variables, got {len(variables)}; try a part')
     edges = _edges(variables)
-    places = (_places_by_dot(_dot_text(variables, edges))
-              or _places_by_depth(len(variables), edges))
+    places = (_places_by_dot(_dot_text(variables, edges)) if layout == 'dot'
+              else _places_by_depth(len(variables), edges))
     xs, ys = zip(*places.values())
     if ax is None:
         import matplotlib.pyplot as plt

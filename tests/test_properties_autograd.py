@@ -3,6 +3,7 @@ import copy
 import gc
 import pickle
 import shutil
+import subprocess
 import sys
 import threading
 from dataclasses import dataclass
@@ -383,21 +384,24 @@ def test_failing_forward_leaves_nothing_behind():
     assert_close(leaf.grad, torch.ones(2, 3))
 
 
-def test_dot_is_asked_where_it_is_installed(tmp_path, monkeypatch):
-    "A program called dot that puts everything on a diagonal; and one that fails."
+def test_dot_is_asked_where_a_caller_names_it(monkeypatch):
+    "A program called dot that puts everything on a diagonal, and one that isn't there; unasked, none is looked for."
     a = Variable(2.0, name='a "quoted" \\ name')
     end = a * a
     assert to_dot(end).count('->') == 2
-    program = tmp_path / 'dot'
-    program.write_text('#!/bin/sh\ncat >/dev/null\nprintf "graph 1 9 9\\nnode 0 1 1 1 1 a\\nnode 1 5 5 1 1 b\\nstop\\n"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv('PATH', f'{tmp_path}:/bin:/usr/bin')
-    text = to_dot(end)
-    assert autograd._places_by_dot(text) == {0: (1.2, 1.0), 1: (6.0, 5.0)}
-    assert len(plot_graph(end).texts) >= 2
-    program.write_text('#!/bin/sh\nexit 1\n')
-    assert autograd._places_by_dot(text) is None
-    assert plot_graph(end).axison is False
+    plain = 'graph 1 9 9\nnode 0 1 1 1 1 a\nnode 1 5 5 1 1 b\nstop\n'
+    asked = []
+    monkeypatch.setattr(shutil, 'which', lambda name: asked.append(name) or name)
+    monkeypatch.setattr(subprocess, 'run', lambda command, **options: subprocess.CompletedProcess(command, 0, plain))
+    plot_graph(end)
+    assert not asked
+    positions = [text.get_position() for text in plot_graph(end, layout='dot').texts if text.get_text().strip()]
+    assert asked and positions == [(1.2, 1.0), (6.0, 5.0)]
+    monkeypatch.setattr(shutil, 'which', lambda name: None)
+    with pytest.raises(FileNotFoundError, match="needs Graphviz"):
+        plot_graph(end, layout='dot')
+    with pytest.raises(ValueError, match="layout='depth' or layout='dot'"):
+        plot_graph(end, layout='circle')
 
 
 @pytest.mark.skipif(not shutil.which('dot'), reason='Graphviz is not installed')
@@ -409,14 +413,13 @@ def test_real_dot():
     places = autograd._places_by_dot(to_dot(end))
     assert sorted(places) == [0, 1, 2, 3]
     assert places[0][0] < places[1][0] < places[2][0] < places[3][0]
-    ax = plot_graph(end)
+    ax = plot_graph(end, layout='dot')
     positions = [text.get_position() for text in ax.texts if text.get_text().strip()]
     assert positions == [places[at] for at in range(4)]
 
 
-def test_without_dot(monkeypatch):
-    "The same order without Graphviz."
-    monkeypatch.setattr(shutil, 'which', lambda name: None)
+def test_layout_by_depth():
+    "A column for each number of steps from the leaves."
     a = Variable(2.0)
     b = a + a
     ax = plot_graph(b + b)
