@@ -4,6 +4,7 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported: tests run side by side, a core each
 
 import pytest
+from checkout import python
 from hypothesis import settings
 
 # How many examples each property is tried on: a few hundred, the same in each run; or by `make fuzz` as
@@ -11,6 +12,18 @@ from hypothesis import settings
 settings.register_profile('test', max_examples=300, derandomize=True, deadline=None, database=None, print_blob=True)
 settings.register_profile('fuzz', settings.get_profile('test'), derandomize=False, max_examples=int(os.environ.get('EXAMPLES', 20_000)))
 settings.load_profile('test')
+
+
+@pytest.fixture
+def pytester_run(tmp_path):
+    "Run a test file that fails, given as text, and return what pytest says about it."
+    def run_file(source: str) -> str:
+        path = tmp_path / 'test_it.py'
+        path.write_text(source, encoding='utf-8')
+        done = python('-m', 'pytest', '-q', '-p', 'no:cacheprovider', '--rootdir', tmp_path, path)
+        assert done.returncode == 1, done.stdout
+        return done.stdout
+    return run_file
 
 
 def pytest_collection_modifyitems(items):

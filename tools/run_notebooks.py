@@ -13,6 +13,7 @@ import time
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
@@ -150,9 +151,9 @@ def write_page(run: Run, folder: Path) -> Path:
 def embed_pictures(markdown: str, folder: Path) -> str:
     "Put the PNG files that the text shows into the page itself. (nbconvert's own `embed_images` spoils MathML.)"
     def embedded(match):
-        picture = b64encode((folder / match[2]).read_bytes()).decode()
+        picture = b64encode((folder / unquote(match[2] or match[3])).read_bytes()).decode()
         return f'{match[1]}(data:image/png;base64,{picture})'
-    return re.sub(r'(!\[[^\]]*\])\((?!\w+:)([^)\s]+\.png)\)', embedded, markdown)
+    return re.sub(r'(!\[[^\]]*\])\((?!\w+:)(?:<([^>]+\.png)>|([^)\s]+\.png))\)', embedded, markdown)
 
 
 def mathematics_to_mathml(markdown: str) -> str:
