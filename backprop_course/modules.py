@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from .backward import lin_backward, relu_backward
+from .backward import lin_backward, mse_backward, relu_backward
 from .forward import lin, mse, relu
 from .toolbox.calls import Call, Memory
 from .toolbox.checks import check_same_shape, check_shapes
@@ -45,21 +45,6 @@ class LayerFunction(Memory):
                                       f'define backward_rule(self, grad_out, inp)')
         return find_rule(type(self).function).f_backward(grad_out, *inputs, *self.parameters())
 
-# %% ../nbs/07_modules.ipynb #2fa1c5bf
-def _versions(values):
-    return [(value, 0 if value.is_inference() else value._version) for value in values if isinstance(value, Tensor)]
-
-
-def _alike(grad, tensor):
-    return (isinstance(grad, Tensor) and isinstance(tensor, Tensor)
-            and grad.shape == tensor.shape and grad.dtype == tensor.dtype)
-
-
-def _describe(value):
-    if isinstance(value, Tensor):
-        return f'a tensor of shape {tuple(value.shape)}, {value.dtype}'
-    return f'a {type(value).__name__}'
-
 # %% ../nbs/07_modules.ipynb #c74c4c36
 class Relu(LayerFunction):
     "`relu` as a layer: inputs of any shape."
@@ -69,7 +54,8 @@ class Relu(LayerFunction):
 
 class Mse(LayerFunction):
     "`mse` as a layer, the end of a model: outputs (batch, 1), targets (batch,), which get no gradient."
-    function = staticmethod(mse)
+    def forward(self, inp, targ): return mse(inp, targ)
+    def backward_rule(self, grad_out, inp, targ): return mse_backward(grad_out, inp, targ)
 
 # %% ../nbs/07_modules.ipynb #4adb5ff7
 class Lin(LayerFunction):
