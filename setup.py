@@ -2,13 +2,20 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters='=')
 config.read(here / 'settings.ini', encoding='utf-8')
 settings = config['DEFAULT']
 course = settings['course_requirements'].split()
+
+class WithoutIndex(build_py):
+    "Leave out `_modidx.py`, which only nbdev reads, beside the notebooks."
+    def find_package_modules(self, package, package_dir):
+        return [module for module in super().find_package_modules(package, package_dir) if module[1] != '_modidx']
+
 
 setup(
     name=settings['lib_name'],
@@ -28,8 +35,9 @@ setup(
         'Programming Language :: Python :: 3 :: Only',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
-    packages=[settings['lib_name']],
-    package_data={settings['lib_name']: ['*.css', '*.js']},
+    packages=find_packages(include=[settings['lib_name'] + '*']),
+    package_data={'': ['*.css', '*.js', '*.pyi', 'py.typed']},
+    cmdclass={'build_py': WithoutIndex},
     python_requires=f'>={settings["min_python"]}',
     install_requires=settings['requirements'].split(),
     extras_require={'course': course, 'dev': course + settings['dev_requirements'].split()},

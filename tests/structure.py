@@ -5,15 +5,15 @@ Each is given what it judges, so that test_structure.py can also give it somethi
 import ast
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from IPython.core.inputtransformer2 import TransformerManager
 from run_notebooks import mathematics_to_mathml, name_cell
 
 PACKAGE = 'backprop_course'
-LONGEST_CELL = 25
-MODULE_OF = {'numpy': 'numpy_edition'}  # where the module can't be called as its notebook: it would be taken for NumPy
+LONGEST_CELL = 25  # lines of code, in lessons and side trips
 
 
 def read(path: Path) -> dict:
@@ -38,7 +38,7 @@ def check_cells(chapter: str, notebook: dict) -> list[str]:
         seen.add(cell.get('id'))
         if cell['cell_type'] == 'code':
             lines = [line for line in cell['source'].splitlines() if line.strip() and not line.strip().startswith('#')]
-            if len(lines) > LONGEST_CELL:
+            if len(lines) > LONGEST_CELL and shelf(chapter) != 'toolbox':
                 complaints.append(f'{where} has {len(lines)} lines of code: split it, {LONGEST_CELL} at most')
             if re.search(r'^\s*from\s+\S+\s+import\s+\*', cell['source'], re.M):
                 complaints.append(f'{where} imports *: name what it needs')
@@ -71,7 +71,15 @@ def check_stored_outputs(chapter: str, notebook: dict) -> list[str]:
     return complaints
 
 
-# ---- one notebook, one module
+# ---- the three shelves
+
+def shelf(notebook: str) -> str | None:
+    "Where a notebook stands, by its path under nbs/ without suffix: lesson, side trip or toolbox; None for the index."
+    for kind, pattern in (('lesson', r'\d\d_\w+'), ('side trip', r'\d\d[a-z]_\w+'), ('toolbox', r'toolbox/\w+')):
+        if re.fullmatch(pattern, notebook):
+            return kind
+    return None
+
 
 def exported_module(notebook: dict) -> str | None:
     "What the notebook's `#| default_exp` names."
@@ -85,14 +93,13 @@ def check_modules(exports: dict[str, str | None], modules: Iterable[str]) -> lis
     "`exports` says which module each notebook exports (by its path under nbs/, without suffix); `modules` are there."
     complaints, owner = [], {}
     for notebook, module in exports.items():
-        numbered = re.fullmatch(r'\d\d_(\w+)', notebook)
-        expected = numbered and MODULE_OF.get(numbered[1], numbered[1])
-        if numbered and module is None:
-            complaints.append(f'{notebook} has no #| default_exp: add "#| default_exp {expected}" in a cell of its own')
         if module is None:
+            if shelf(notebook) == 'toolbox':
+                complaints.append(f'{notebook} has no #| default_exp: add "#| default_exp {notebook.replace("/", ".")}" in a cell of its own')
             continue
-        if not numbered or module != expected:
-            complaints.append(f'{notebook} exports {module}: the notebook NN_name exports the module name')
+        expected = notebook.replace('/', '.') if shelf(notebook) == 'toolbox' else notebook.partition('_')[2]
+        if not shelf(notebook) or module != expected:
+            complaints.append(f'{notebook} exports {module}: NN_name exports the module name, toolbox/name the module toolbox.name')
         if module in owner:
             complaints.append(f'{owner[module]} and {notebook} both export {module}: one overwrites the other')
         owner[module] = notebook
@@ -100,7 +107,7 @@ def check_modules(exports: dict[str, str | None], modules: Iterable[str]) -> lis
             complaints.append(f'{notebook} exports {module}, which is not in {PACKAGE}/: run nbdev_export')
     for module in modules:
         if module not in owner:
-            complaints.append(f'{PACKAGE}/{module}.py has no notebook: delete it, or bring its notebook back')
+            complaints.append(f'{PACKAGE}/{module.replace(".", "/")}.py has no notebook: delete it, or bring its notebook back')
     return complaints
 
 
@@ -112,22 +119,68 @@ def python_of(notebook: dict) -> str:
     return '\n'.join(TransformerManager().transform_cell(source) for source in code)
 
 
-def imported_modules(source: str) -> set[str]:
-    "The names in our package that Python code imports, inside functions too."
-    found = set()
+def imported_names(source: str, module: str = '') -> Iterator[tuple[str, str]]:
+    "(module, name) of all that Python code takes from our package, inside functions too; `module` is where the code stands."
     for node in ast.walk(ast.parse(source)):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from ((alias.name, '') for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            start = '.'.join(filter(None, [PACKAGE if node.level else '', node.module]))
-            names = [start, *(f'{start}.{alias.name}' for alias in node.names)]
-        found |= {name.split('.')[1] for name in names if name.startswith(f'{PACKAGE}.')}
-    return found
+            above = [PACKAGE, *module.split('.')][:-node.level] if node.level else []
+            yield from (('.'.join(filter(None, [*above, node.module])), alias.name) for alias in node.names)
 
 
-def check_imports(name: str, source: str, allowed: Iterable[str], chapters: Iterable[str]) -> list[str]:
-    "Of the modules `chapters`, the code of `name` may import those that are `allowed`."
-    too_late = sorted(imported_modules(source) & set(chapters) - set(allowed))
-    return [f'{name} imports {PACKAGE}.{module}, which comes no earlier in the course: imports point backwards'
-            for module in too_late]
+def imported_modules(source: str, modules: Iterable[str], module: str = '') -> set[str]:
+    "Which of our `modules` Python code imports."
+    found = {f'{start}.{name}' if name else start for start, name in imported_names(source, module)}
+    found |= {start for start, _ in imported_names(source, module)}
+    return {name.removeprefix(f'{PACKAGE}.') for name in found} & set(modules)
+
+
+def check_arrows(name: str, imports: Iterable[str], home: dict[str, str]) -> list[str]:
+    """What the notebook `name` may not import; `home` says which notebook each module comes from.
+
+    The toolbox imports the toolbox. A lesson imports earlier lessons and the toolbox, a side trip whatever is not later than itself."""
+    kind, complaints = shelf(name), []
+    for module in sorted(imports):
+        other = home[module]
+        later = other[:3].rstrip('_') > name[:3].rstrip('_') or (other[:2] == name[:2] and other > name)
+        if shelf(other) == 'toolbox' or kind is None or other == name:
+            continue
+        if kind == 'toolbox':
+            complaints.append(f'{name} imports {other}: the toolbox knows no lesson; take what is needed as an argument')
+        elif kind == 'lesson' and shelf(other) == 'side trip':
+            complaints.append(f'{name} imports {other}: nothing on the main line needs a side trip')
+        elif later:
+            complaints.append(f'{name} imports {other}, which comes no earlier: imports point backwards')
+    return complaints
+
+
+def check_circles(imports: dict[str, set[str]]) -> list[str]:
+    "Modules that import each other in a circle, by the modules that each one imports."
+    try:
+        list(TopologicalSorter(imports).static_order())
+    except CycleError as error:
+        return [f'these import each other in a circle: {" -> ".join(error.args[1])}']
+    return []
+
+
+def check_private(name: str, source: str, module: str = '') -> list[str]:
+    "What begins with an underscore belongs to its module."
+    return [f'{name} imports {taken} from {start}: a name with an underscore stays in its module; make it public, or do without'
+            for start, taken in imported_names(source, module) if start.startswith(PACKAGE) and re.match(r'_[^_]', taken)]
+
+
+# ---- the index
+
+def check_index(index: dict, names: Iterable[str]) -> list[str]:
+    "Every notebook has a link in the index."
+    text = '\n'.join(cell['source'] for cell in index['cells'] if cell['cell_type'] == 'markdown')
+    return [f'index.ipynb has no link to {name}.ipynb' for name in names if name != 'index' and f']({name}.ipynb)' not in text]
+
+
+# ---- the tests
+
+def check_test_files(modules: Iterable[str], files: Iterable[str]) -> list[str]:
+    "Each module has a test file of its name."
+    missing = sorted(f'test_{module.rpartition(".")[2]}.py' for module in modules if f'test_{module.rpartition(".")[2]}.py' not in set(files))
+    return [f'tests/{name} is missing: tests of a module stand in a file of its name' for name in missing]

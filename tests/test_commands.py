@@ -1,6 +1,11 @@
 """The commands in tools/ and bench/ do what the README says, and fail as they should."""
+import shutil
+import sys
+from urllib.parse import quote
+
 import nbformat
-from checkout import copy_checkout, insist, python
+import pytest
+from checkout import copy_checkout, insist, python, run
 from run_notebooks import ROOT, find_notebooks, has_directive
 
 
@@ -14,11 +19,11 @@ def test_runner_goes_on_after_a_failure(tmp_path):
     good = write_notebook(tmp_path / '01_good.ipynb', '#| varies\n#| ladder\nprint("loops 1.0")')
     bad = write_notebook(tmp_path / '02_bad.ipynb', 'x = 0', '# why not\n1 / x', 'print("never")')
     broken = tmp_path / '03_broken.ipynb'
-    broken.write_text('<<<<<<< a merge')
+    broken.write_text('<<<<<<< a merge', encoding='utf-8')
     last = write_notebook(tmp_path / '04_last.ipynb', 'import sys', 'sys.version')
     done = python('tools/run_notebooks.py', good, bad, broken, last, '--out', tmp_path / 'a folder')
     assert done.returncode == 1, done.stdout
-    for words in ('[1/4] 01_good            ok', '[2/4] 02_bad             failed', '[4/4] 04_last            ok',
+    for words in ('[1/4] 01_good                ok', '[2/4] 02_bad                 failed', '[4/4] 04_last                ok',
                   '02_bad, cell 2 (id cell-2): 1 / x', 'ZeroDivisionError: division by zero', '03_broken is no readable notebook',
                   'loops 1.0', '2 of 4 notebooks failed: 02_bad, 03_broken', f'open {tmp_path / "a folder" / "01_good.html"}'):
         assert words in done.stdout, f'{words!r} is missing in\n{done.stdout}'
@@ -28,8 +33,10 @@ def test_runner_goes_on_after_a_failure(tmp_path):
 def test_page_shows_mathematics_and_pictures(tmp_path):
     "The page alone: formulas as MathML that is whole, the pictures of the text inside it."
     path = tmp_path / '01_page.ipynb'
-    picture = ROOT / 'docs/images/stepper.png'
-    text = rf'$\frac{{a}}{{b}}$ and ![steps]({picture.as_posix()})'
+    folder = tmp_path / 'with a space and an ü'
+    folder.mkdir()
+    shutil.copy(ROOT / 'docs/images/stepper.png', folder / 'stepper.png')
+    text = rf'$\frac{{a}}{{b}}$ and ![steps]({quote(folder.name)}/stepper.png) and ![steps](<{folder.name}/stepper.png>)'
     shown = r"from IPython.display import Markdown; Markdown(r'| $\frac{c}{d}$ |')"
     cells = [nbformat.v4.new_markdown_cell(text, id='text'), nbformat.v4.new_code_cell(shown, id='shown')]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
@@ -37,12 +44,55 @@ def test_page_shows_mathematics_and_pictures(tmp_path):
     page = (tmp_path / 'pages/01_page.html').read_text(encoding='utf-8')
     assert done.returncode == 0 and '<mfrac><mrow><mi>a</mi></mrow><mrow><mi>b</mi></mrow></mfrac>' in page, done.stdout
     assert '<mfrac><mrow><mi>c</mi></mrow><mrow><mi>d</mi></mrow></mfrac>' in page
-    assert 'src="data:image/png;base64,' in page and 'stepper.png' not in page
+    assert page.count('src="data:image/png;base64,') == 2 and 'stepper.png' not in page
 
 
 def test_runner_names_a_missing_file(tmp_path):
     done = python('tools/run_notebooks.py', tmp_path / 'no.ipynb')
     assert done.returncode == 2 and f'no such notebook: {tmp_path / "no.ipynb"}' in done.stdout
+
+
+def test_store_keeps_what_only_varies(tmp_path):
+    "A varying cell that is as committed keeps its output; one that was changed, and all others, get the new one."
+    def notebook(*sources):
+        return write_notebook(tmp_path / '01_timing.ipynb', *sources)
+
+    def stored(path):
+        return [''.join(output.get('text', '') for output in cell.outputs) for cell in nbformat.read(path, as_version=4).cells]
+
+    clock = '#| varies\nimport time; print(time.time_ns())'
+    path = notebook(clock, clock, 'print(1)')
+    assert python('tools/run_notebooks.py', path, '--store').returncode == 0
+    for command in (['init', '-q'], ['add', '.'], ['-c', 'user.name=a', '-c', 'user.email=a@example.org', 'commit', '-qm', 'a']):
+        assert run('git', *command, folder=tmp_path).returncode == 0
+    before = stored(path)
+    path = notebook(clock, clock + '  # changed', 'print(2)')
+    assert python('tools/run_notebooks.py', path, '--store').returncode == 0
+    after = stored(path)
+    assert after[0] == before[0] and after[1] != before[1] and after[2] == '2\n'
+
+
+def test_chapter_runs_stores_cleans_exports_and_tests(tmp_path):
+    folder = copy_checkout(tmp_path / 'copy')
+    index = folder / 'nbs/toolbox/checks.ipynb'
+    notebook = nbformat.read(index, as_version=4)
+    notebook.cells += [nbformat.v4.new_code_cell('#| export\ndef double(x: float) -> float: return 2 * x', id='double'),
+                       nbformat.v4.new_code_cell('double(21)', id='use')]
+    nbformat.write(notebook, index)
+    done = python('tools/chapter.py', 'toolbox/checks', folder=folder)
+    assert 'double' in (folder / 'backprop_course/toolbox/checks.py').read_text(encoding='utf-8'), done.stdout
+    assert nbformat.read(index, as_version=4).cells[-1].outputs[0].data['text/plain'] == '42'
+    assert 'passed' in done.stdout
+    nothing = python('tools/chapter.py', '77', folder=folder)
+    assert nothing.returncode == 2 and "no notebook begins with '77'" in nothing.stdout
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='a script for POSIX shells')
+def test_bare_machine_shows_the_basic_tools_alone():
+    done = run('tools/bare', 'bash', '-c', 'command -v git make python3 sed; ls $PATH', folder=ROOT)
+    assert done.returncode == 0 and len(set(done.stdout.split()) & {'git', 'make', 'python3', 'sed'}) == 4, done.stdout
+    assert not set(done.stdout.split()) & {'dot', 'chromium', 'curl', 'apt-get'}
+    assert run('tools/bare', 'bash', '-c', 'exit 3', folder=ROOT).returncode == 3
 
 
 def test_course_has_a_ladder_and_a_first_page():

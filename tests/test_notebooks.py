@@ -4,17 +4,18 @@ import pytest
 from checkout import copy_checkout, insist, nbdev
 from nbdev.clean import clean_nb
 from outputs import compare_notebooks
-from run_notebooks import NOTEBOOKS, find_notebooks, run_notebook
+from run_notebooks import NOTEBOOKS, find_notebooks, name_of, run_notebook
 from structure import PACKAGE
 
-each_notebook = pytest.mark.parametrize('path', find_notebooks(), ids=lambda path: path.stem)
+pytestmark = pytest.mark.slow
+each_notebook = pytest.mark.parametrize('path', find_notebooks(), ids=name_of)
 
 
 @each_notebook
 def test_nbdev_test(path):
     "A process each: nbdev_test reuses its workers, and settings would leak from one notebook to the next."
     done = nbdev('nbdev_test', '--path', path)
-    insist(done.returncode == 0 and 'Success.' in done.stdout, f'nbdev_test --path nbs/{path.name} says:\n{done.stdout}')
+    insist(done.returncode == 0 and 'Success.' in done.stdout, f'nbdev_test --path nbs/{name_of(path)}.ipynb says:\n{done.stdout}')
 
 
 def stale_outputs(path):
@@ -25,14 +26,14 @@ def stale_outputs(path):
     stored = nbformat.read(path, as_version=4)
     for notebook in (stored, run.notebook):
         clean_nb(notebook)
-    return compare_notebooks(path.stem, stored, run.notebook)
+    return compare_notebooks(name_of(path), stored, run.notebook)
 
 
 @each_notebook
 def test_kernel_gives_what_is_stored(path):
     complaints = stale_outputs(path)
     insist(not complaints, '\n'.join(complaints) +
-           f'\nMend the cell, or store what it gives now: python tools/run_notebooks.py nbs/{path.name} --store && nbdev_clean'
+           f'\nMend the cell, or store what it gives now: python tools/run_notebooks.py nbs/{name_of(path)}.ipynb --store && nbdev_clean'
            '\nA cell whose output differs from run to run has the line #| varies')
 
 

@@ -13,15 +13,17 @@ from packaging.utils import canonicalize_name
 from run_notebooks import ROOT
 from structure import PACKAGE
 
-DATA = sorted(path.name for kind in ('css', 'js') for path in (ROOT / PACKAGE).glob(f'*.{kind}'))
-MODULES = sorted(path.stem for path in (ROOT / PACKAGE).glob('*.py') if not path.stem.startswith('_'))
+pytestmark = pytest.mark.slow
+FILES = {path.relative_to(ROOT).as_posix() for kind in ('py', 'pyi', 'css', 'js', 'typed') for path in (ROOT / PACKAGE).rglob(f'*.{kind}')
+         if path.name != '_modidx.py'}
+MODULES = sorted(file.removesuffix('.py').replace('/', '.') for file in FILES if file.endswith('.py') and not file.endswith('__init__.py'))
 
 
 # What only works where the style and the script of the stepper were installed, too.
 STEPPER = f'''
 import torch
 from {PACKAGE}.modules import Lin, Model
-from {PACKAGE}.trace import trace_backward
+from {PACKAGE} import trace_backward
 trace = trace_backward(Model([Lin(torch.ones(2, 1), torch.ones(1))]), torch.ones(3, 2), torch.ones(3))
 assert 'attachShadow' in trace._repr_html_()
 '''
@@ -72,9 +74,9 @@ def test_sdist(distributions):
     with tarfile.open(distributions[0]) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
     wanted = {'README.md', 'LICENSE', 'settings.ini', 'constraints.txt', 'setup.py', 'nbs/index.ipynb', 'tests/conftest.py',
-              'tools/run_notebooks.py', *(f'{PACKAGE}/{name}' for name in DATA), *(f'{PACKAGE}/{module}.py' for module in MODULES)}
+              'tools/run_notebooks.py', 'tools/bare', 'nbs/toolbox/checks.ipynb', *FILES}
     insist(not wanted - names, f'the source distribution lacks {sorted(wanted - names)}: see MANIFEST.in')
-    strays = sorted(name for name in names if {'.venv', '_course', '__pycache__'} & set(name.split('/')))
+    strays = sorted(name for name in names if {'.venv', '_course', '__pycache__', '_modidx.py'} & set(name.split('/')))
     insist(not strays, f'the source distribution holds {strays}: see MANIFEST.in')
 
 
@@ -84,7 +86,7 @@ def test_wheel(distributions):
         metadata = message_from_bytes(archive.read(next(name for name in names if name.endswith('.dist-info/METADATA'))))
     settings = read_settings()
     files = {name for name in names if '.dist-info/' not in name}
-    assert files == {f'{PACKAGE}/{name}' for name in [*DATA, *(f'{module}.py' for module in [*MODULES, '__init__', '_modidx'])]}
+    insist(files == FILES, f'the wheel and the checkout differ in {sorted(files ^ FILES)}: see setup.py')
     assert any(name.endswith('LICENSE') for name in names)
     assert (metadata['Name'], metadata['Version']) == (settings['lib_name'], settings['version'])
     assert metadata['Requires-Python'] == f'>={settings["min_python"]}'
@@ -100,13 +102,13 @@ def test_wheel_alone(distributions, tmp_path):
     alone = next(path for path in (tmp_path / 'empty/bin/python', tmp_path / 'empty/Scripts/python.exe') if path.exists())
 
     def run(*arguments):
-        done = subprocess.run([alone, '-I', *arguments], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run([alone, '-I', *arguments], cwd=tmp_path, capture_output=True, text=True, encoding='utf-8')
         insist(done.returncode == 0, f'{" ".join(map(str, arguments))}\n{done.stdout}{done.stderr}')
         return done.stdout
 
     run('-m', 'pip', 'install', '--quiet', '--constraint', ROOT / 'constraints.txt', distributions[1])
     for module in MODULES:
-        run('-c', f'from {PACKAGE}.{module} import *')
+        run('-c', f'from {module} import *')
     run('-c', STEPPER)
     installed = run('-c', 'from importlib.metadata import distributions as all\nfor one in all(): print(one.name)')
     names = {canonicalize_name(name) for name in installed.split()}
@@ -117,7 +119,7 @@ def test_wheel_alone(distributions, tmp_path):
 
 def test_import_is_cheap():
     "What draws, proves and displays is imported by the functions that need it."
-    code = ('import sys, torch; before = set(sys.modules)\n' + '\n'.join(f'import {PACKAGE}.{module}' for module in MODULES)
+    code = ('import sys, torch; before = set(sys.modules)\n' + '\n'.join(f'import {module}' for module in MODULES)
             + '\nprint(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))')
     done = python('-c', code)
     insist(done.returncode == 0, done.stdout)

@@ -4,15 +4,17 @@ from checkout import insist
 from nbformat.v4 import new_code_cell, new_output
 from outputs import close, compare_cells, same_text
 from run_notebooks import NOTEBOOKS, ROOT
-from structure import (PACKAGE, check_cells, check_imports, check_modules, check_stored_outputs, exported_module,
-                       imported_modules, python_of, read, unreadable_formulas)
+from structure import (PACKAGE, check_arrows, check_cells, check_circles, check_index, check_modules, check_private, check_stored_outputs,
+                       check_test_files, exported_module, imported_modules, python_of, read, shelf, unreadable_formulas)
 
 ALL = {path.relative_to(NOTEBOOKS).with_suffix('').as_posix(): read(path)
        for path in sorted(NOTEBOOKS.rglob('*.ipynb')) if not any(part.startswith('.') for part in path.relative_to(NOTEBOOKS).parts)}
 EXPORTS = {name: exported_module(notebook) for name, notebook in ALL.items()}
-CHAPTERS = [module for module in EXPORTS.values() if module]  # in the order of the course
-MODULES = sorted(path.stem for path in (ROOT / PACKAGE).glob('*.py') if not path.stem.startswith('_'))
+HOME = {module: name for name, module in EXPORTS.items() if module}
+MODULES = {'.'.join(path.relative_to(ROOT / PACKAGE).with_suffix('').parts): path.read_text(encoding='utf-8')
+           for path in sorted((ROOT / PACKAGE).rglob('*.py')) if not path.stem.startswith('_')}
 each_notebook = pytest.mark.parametrize('name', ALL)
+each_module = pytest.mark.parametrize('module', MODULES)
 
 
 def none(complaints):
@@ -34,17 +36,35 @@ def test_one_notebook_one_module():
 
 
 @each_notebook
-def test_notebook_imports_backwards(name):
-    own = EXPORTS[name]
-    allowed = CHAPTERS[:CHAPTERS.index(own) + 1] if own else CHAPTERS
-    none(check_imports(name, python_of(ALL[name]), allowed, CHAPTERS))
+def test_arrows_of_notebooks(name):
+    none(check_arrows(name, imported_modules(python_of(ALL[name]), MODULES), HOME))
 
 
-@pytest.mark.parametrize('module', MODULES)
-def test_module_imports_backwards(module):
-    allowed = CHAPTERS[:CHAPTERS.index(module)] if module in CHAPTERS else []
-    source = (ROOT / PACKAGE / f'{module}.py').read_text(encoding='utf-8')
-    none(check_imports(f'{PACKAGE}/{module}.py', source, allowed, CHAPTERS))
+@each_module
+def test_arrows_of_modules(module):
+    none(check_arrows(HOME[module], imported_modules(MODULES[module], MODULES, module), HOME))
+
+
+def test_no_circles():
+    none(check_circles({module: imported_modules(source, MODULES, module) for module, source in MODULES.items()}))
+
+
+@each_notebook
+def test_no_private_names_in_notebooks(name):
+    none(check_private(name, python_of(ALL[name])))
+
+
+@each_module
+def test_no_private_names_in_modules(module):
+    none(check_private(module, MODULES[module], module))
+
+
+def test_index():
+    none(check_index(ALL['index'], ALL))
+
+
+def test_each_module_has_tests():
+    none(check_test_files(MODULES, [path.name for path in (ROOT / 'tests').glob('*.py')]))
 
 
 # ---- Wrong on purpose: each check must complain.
@@ -89,13 +109,14 @@ def test_stored_outputs_wrong(output, words):
 
 
 @pytest.mark.parametrize('exports, modules, words', [
-    ({'01_a': 'a', '02_b': None}, ['a'], '02_b has no #| default_exp'),
+    ({'toolbox/a': None}, [], 'toolbox/a has no #| default_exp'),
     ({'01_a': 'b'}, ['b'], '01_a exports b'),
+    ({'01b_a': 'b_a'}, ['b_a'], '01b_a exports b_a'),
+    ({'toolbox/a': 'a'}, ['a'], 'toolbox/a exports a'),
     ({'a': 'a'}, ['a'], 'a exports a'),
-    ({'01_numpy': 'numpy'}, ['numpy'], '01_numpy exports numpy'),
     ({'01_a': 'a', '02_a': 'a'}, ['a'], '01_a and 02_a both export a'),
     ({'01_a': 'a'}, [], 'run nbdev_export'),
-    ({'01_a': 'a', 'index': None}, ['a', 'old'], 'old.py has no notebook'),
+    ({'01_a': 'a', 'index': None}, ['a', 'toolbox.old'], 'toolbox/old.py has no notebook'),
 ])
 def test_modules_wrong(exports, modules, words):
     only(check_modules(exports, modules), words)
@@ -104,14 +125,62 @@ def test_modules_wrong(exports, modules, words):
 @pytest.mark.parametrize('statement', [
     'import backprop_course.b', 'from backprop_course.b import f', 'from backprop_course import b', 'from .b import f',
     'from . import b as c', 'def f():\n    from backprop_course.b import g', 'import torch, backprop_course.b as b'])
-def test_imports_wrong(statement):
-    only(check_imports('a', statement, [], ['a', 'b']), 'backprop_course.b')
-    none(check_imports('a', statement, ['b'], ['a', 'b']))
+def test_imports_are_found(statement):
+    assert imported_modules(statement, ['a', 'b'], 'a') == {'b'}
+
+
+def test_imports_of_the_toolbox_are_found():
+    modules = ['backward', 'toolbox.checks', 'toolbox.rules']
+    assert imported_modules('from .checks import f\nfrom ..backward import g', modules, 'toolbox.rules') == {'toolbox.checks', 'backward'}
+    assert imported_modules('from .toolbox.rules import f\nfrom backprop_course.toolbox import checks', modules, 'backward') == {
+        'toolbox.rules', 'toolbox.checks'}
 
 
 def test_imports_of_cells_with_magics():
     cells = [code('%%time\nimport backprop_course.a'), code('%timeit -n1 f()\nimport backprop_course.b'), code('!echo hello')]
-    assert imported_modules(python_of({'cells': cells})) == {'a', 'b'}
+    assert imported_modules(python_of({'cells': cells}), ['a', 'b', 'c']) == {'a', 'b'}
+
+
+PLACES = {'a': '01_a', 'b': '02_b', 'aside': '01a_aside', 'beside': '02a_beside', 'toolbox.t': 'toolbox/t', 'toolbox.u': 'toolbox/u'}
+
+
+@pytest.mark.parametrize('name, module, words', [
+    ('toolbox/t', 'a', 'the toolbox knows no lesson'),
+    ('02_b', 'aside', 'nothing on the main line needs a side trip'),
+    ('01a_aside', 'beside', 'which comes no earlier'),
+    ('01a_aside', 'b', 'which comes no earlier'),
+    ('01_a', 'b', 'which comes no earlier'),
+    ('toolbox/t', 'aside', 'the toolbox knows no lesson'),
+])
+def test_arrows_wrong(name, module, words):
+    only(check_arrows(name, {module}, PLACES), words)
+
+
+@pytest.mark.parametrize('name, module', [
+    ('toolbox/t', 'toolbox.u'), ('02_b', 'a'), ('02_b', 'toolbox.t'), ('01a_aside', 'a'), ('02a_beside', 'b'), ('02a_beside', 'aside'),
+    ('02a_beside', 'toolbox.t'), ('index', 'beside'), ('02_b', 'b')])
+def test_arrows_right(name, module):
+    none(check_arrows(name, {module}, PLACES))
+
+
+def test_circles_wrong():
+    only(check_circles({'a': {'b'}, 'b': {'a'}}), 'in a circle')
+    none(check_circles({'a': {'b'}, 'b': set()}))
+
+
+def test_private_wrong():
+    only(check_private('a', 'from backprop_course.b import _f'), 'imports _f from backprop_course.b')
+    only(check_private('b', 'from .a import f, _g', 'b'), 'imports _g')
+    none(check_private('a', 'from torch.utils._python_dispatch import _x\nfrom backprop_course import __version__'))
+
+
+def test_index_wrong():
+    index = {'cells': [{'cell_type': 'markdown', 'source': '[01 A](01_a.ipynb)'}]}
+    only(check_index(index, ['01_a', 'toolbox/t', 'index']), 'no link to toolbox/t.ipynb')
+
+
+def test_test_files_wrong():
+    only(check_test_files(['a', 'toolbox.b'], ['test_a.py']), 'tests/test_b.py is missing')
 
 
 # ---- Fresh outputs against the stored ones.

@@ -7,11 +7,13 @@
 """
 import argparse
 import re
+import subprocess
 import sys
 import time
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
@@ -33,8 +35,15 @@ class Run:
 
 
 def find_notebooks() -> list[Path]:
-    "The chapters in the order of their numbers, and the index last."
-    return sorted(path for path in NOTEBOOKS.glob('*.ipynb') if not path.name.startswith('.'))
+    "Lessons and side trips in the order of their numbers, the index, then the toolbox."
+    found = [path for path in NOTEBOOKS.rglob('*.ipynb') if not any(part.startswith('.') for part in path.relative_to(NOTEBOOKS).parts)]
+    return sorted(found, key=lambda path: (len(path.parts), path))
+
+
+def name_of(path: Path) -> str:
+    "What a notebook is called: its path under nbs/ without suffix, or its stem where it lies elsewhere."
+    path = path.resolve()
+    return path.relative_to(NOTEBOOKS).with_suffix('').as_posix() if path.is_relative_to(NOTEBOOKS) else path.stem
 
 
 def has_directive(cell: nbformat.NotebookNode, name: str) -> bool:
@@ -60,7 +69,7 @@ def run_notebook(path: Path, timeout: int = 300) -> Run:
     try:
         notebook = nbformat.read(path, as_version=4)
     except ValueError as problem:  # not JSON, as after a merge with conflicts
-        return Run(path, nbformat.v4.new_notebook(), 0., f'{path.stem} is no readable notebook\n{str(problem)[:200]}')
+        return Run(path, nbformat.v4.new_notebook(), 0., f'{name_of(path)} is no readable notebook\n{str(problem)[:200]}')
     started = time.monotonic()
     client = NotebookClient(notebook, km=kernel_of_this_python(), timeout=timeout, resources={'metadata': {'path': str(path.parent)}})
     error = ''
@@ -78,15 +87,29 @@ def describe_failure(path: Path, notebook: nbformat.NotebookNode, problem: Excep
     errors = [out for out in cell.get('outputs', []) if out.output_type == 'error']
     what = f'{errors[0].ename}: {errors[0].evalue}' if errors else str(problem).strip()
     first_line = next((line for line in cell.source.splitlines() if line.strip() and not line.startswith('#')), '')
-    return f'{name_cell(path.stem, last_started, cell)}: {first_line}\n{what}'
+    return f'{name_cell(name_of(path), last_started, cell)}: {first_line}\n{what}'
 
 
 def store(run: Run) -> None:
-    "Write the outputs of `run` into its notebook."
+    "Write the outputs of `run` into its notebook. A cell that only varies, and is as it was committed, keeps what it had."
+    before = committed(run.path)
     for cell in run.notebook.cells:
         cell.metadata.pop('execution', None)
         merge_streams(cell)
+        old = before.get(cell.get('id'))
+        if has_directive(cell, 'varies') and old and old.source == cell.source and old.outputs:
+            cell.outputs = old.outputs
     nbformat.write(run.notebook, run.path)
+
+
+def committed(path: Path) -> dict[str, nbformat.NotebookNode]:
+    "The code cells of a notebook as git has them, by id; none where there is no git, or no such file in it."
+    try:
+        shown = subprocess.run(['git', 'show', f'HEAD:./{path.name}'], cwd=path.parent, capture_output=True, text=True, encoding='utf-8', check=True)
+        notebook = nbformat.reads(shown.stdout, as_version=4)
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return {}
+    return {cell.id: cell for cell in notebook.cells if cell.cell_type == 'code' and 'id' in cell}
 
 
 def merge_streams(cell: nbformat.NotebookNode) -> None:
@@ -104,8 +127,9 @@ def merge_streams(cell: nbformat.NotebookNode) -> None:
 def write_page(run: Run, folder: Path) -> Path:
     "Write the notebook that was run into `folder`, as .ipynb and as a page whose mathematics needs no network."
     from nbconvert import HTMLExporter
-    folder.mkdir(parents=True, exist_ok=True)
-    nbformat.write(run.notebook, folder / run.path.name)
+    target = folder / f'{name_of(run.path)}.html'
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(run.notebook, target.with_suffix('.ipynb'))
     shown = nbformat.from_dict(run.notebook)
     for cell in shown.cells:
         if cell.cell_type == 'markdown':
@@ -120,7 +144,6 @@ def write_page(run: Run, folder: Path) -> Path:
                 output.data['text/markdown'] = mathematics_to_mathml(markdown)
     exporter = HTMLExporter(mathjax_url='', require_js_url='', jquery_url='', mermaid_js_url='')
     page, _ = exporter.from_notebook_node(shown, resources={'metadata': {'name': run.path.stem}})
-    target = folder / f'{run.path.stem}.html'
     target.write_text(page, encoding='utf-8')
     return target
 
@@ -128,9 +151,9 @@ def write_page(run: Run, folder: Path) -> Path:
 def embed_pictures(markdown: str, folder: Path) -> str:
     "Put the PNG files that the text shows into the page itself. (nbconvert's own `embed_images` spoils MathML.)"
     def embedded(match):
-        picture = b64encode((folder / match[2]).read_bytes()).decode()
+        picture = b64encode((folder / unquote(match[2] or match[3])).read_bytes()).decode()
         return f'{match[1]}(data:image/png;base64,{picture})'
-    return re.sub(r'(!\[[^\]]*\])\((?!\w+:)([^)\s]+\.png)\)', embedded, markdown)
+    return re.sub(r'(!\[[^\]]*\])\((?!\w+:)(?:<([^>]+\.png)>|([^)\s]+\.png))\)', embedded, markdown)
 
 
 def mathematics_to_mathml(markdown: str) -> str:
@@ -154,7 +177,7 @@ def show_ladder(runs: list[Run]) -> None:
         for cell in run.notebook.cells:
             if has_directive(cell, 'ladder'):
                 text = ''.join(out.get('text', '') for out in cell.outputs)
-                print(f'\nThe speed ladder, as {run.path.stem} measured it just now:\n\n{text.rstrip()}')
+                print(f'\nThe speed ladder, as {name_of(run.path)} measured it just now:\n\n{text.rstrip()}')
 
 
 def main() -> int:
@@ -170,7 +193,7 @@ def main() -> int:
         parser.error(f'no such notebook: {", ".join(missing)}')
     runs, pages = [], []
     for place, path in enumerate(paths, start=1):
-        print(f'[{place}/{len(paths)}] {path.stem:<18}', end=' ', flush=True)
+        print(f'[{place}/{len(paths)}] {name_of(path):<22}', end=' ', flush=True)
         run = run_notebook(path)
         runs.append(run)
         print(f'{"failed" if run.error else "ok":<6} {run.seconds:5.1f} s', flush=True)
@@ -181,7 +204,7 @@ def main() -> int:
         if options.out:
             pages.append(write_page(run, options.out))
     show_ladder(runs)
-    failed = [run.path.stem for run in runs if run.error]
+    failed = [name_of(run.path) for run in runs if run.error]
     if failed:
         print(f'\n{len(failed)} of {len(runs)} notebooks failed: {", ".join(failed)}')
     if options.out:

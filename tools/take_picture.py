@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from backprop_course.modules import Lin, Model, Relu
-from backprop_course.trace import Trace, trace_backward
+from backprop_course.toolbox.tracing import Trace, trace_backward
 from run_notebooks import ROOT
 
 PICTURE = ROOT / 'docs/images/stepper.png'

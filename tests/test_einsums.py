@@ -1,4 +1,4 @@
-"""What must hold for every equation and for all shapes, on examples that Hypothesis writes: a few hundred here, more by `make fuzz`."""
+"""What must hold for every equation, on examples that Hypothesis writes: a few hundred here, more by `make fuzz`."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -6,27 +6,12 @@ import pytest
 import torch
 from hypothesis import event, example, given
 from hypothesis import strategies as st
+from strategies import SEEDS, SIZES, members, tensors, usually
 from torch.testing import assert_close
 
-from backprop_course.broadcasting import broadcast_shapes, explain_broadcast, unbroadcast
-from backprop_course.einsum import einsum, einsum_backward, einsum_loops, explain_einsum
+from backprop_course.toolbox.einsums import einsum, einsum_backward, einsum_loops, explain_einsum
 
-SIZES = st.sampled_from([2, 3, 2, 3, 1, 0])  # what fails is made smaller, towards what stands first
-SHAPES = st.lists(SIZES, max_size=4).map(tuple)
-SEEDS = st.integers(0, 2**32 - 1)
 DOTS = '...'
-
-
-def usually(draw, percent):
-    "True in at most `percent` of the examples (Hypothesis likes what is small); False in those made as small as they can be."
-    return draw(st.integers(0, 99)) >= 100 - percent
-
-
-def tensors(shapes, seed, dtype=torch.float64):
-    "A random tensor of each shape, its axes in the other order in memory."
-    generator = torch.Generator().manual_seed(seed)
-    turned = [torch.randn(shape[::-1], generator=generator, dtype=dtype) for shape in shapes]
-    return [x.permute([*range(x.ndim)][::-1]) for x in turned]
 
 
 # ---- Equations.
@@ -305,80 +290,23 @@ def test_refused_grad_out(problem, data):
         einsum_backward(torch.ones(shape), equation, *operands)
 
 
-# ---- Broadcasting.
-
-@st.composite
-def members(draw, whole):
-    "A shape that is stretched to `whole`, or nearly so: now and then an axis has a size of its own."
-    shape = whole[draw(st.integers(0, len(whole))):] if usually(draw, 60) else whole
-    return tuple(draw(SIZES) if usually(draw, 15) else 1 if usually(draw, 45) else size for size in shape)
+def test_equations_that_are_often_taught_to_be_wrong():
+    "A letter may appear any number of times on the left, and an output need not be summed."
+    x, y = torch.randn(3), torch.randn(2, 3)
+    assert_close(einsum('i,i,i->', x, x, x), (x ** 3).sum())
+    assert torch.equal(einsum('ij->ij', y), y) and einsum('ij->ij', y).data_ptr() != y.data_ptr()
 
 
-def families(most, axes):
-    "Shapes to be combined, at most `most`, with at most `axes` axes."
-    return st.lists(SIZES, min_size=1, max_size=axes).flatmap(lambda whole: st.lists(members(whole), min_size=2, max_size=most))
+def test_fates():
+    text = explain_einsum('...ii,...j->...j', torch.ones(1, 3, 3), torch.ones(5, 2))
+    assert 'e1' in text and 'kept, stretched' in text and 'summed, diagonal' in text
 
 
-def combine(*shapes):
-    "What NumPy makes of the shapes; `None` if they clash."
-    try:
-        return np.broadcast_shapes(*shapes)
-    except ValueError:
-        return None
+def test_meta_tensors_will_do_for_an_explanation():
+    assert '1,000,000,000,000 multiplications' in explain_einsum('ik,kj->ij', *torch.empty(2, 10_000, 10_000, device='meta'))
 
 
-@given(families(most=5, axes=4))
-@example([])
-@example([(2, 0)])
-def test_broadcast_shapes(family):
-    expected = combine(*family)
-    event('clash' if expected is None else 'stretched' if any(shape != expected for shape in family) else 'same')
-    if expected is not None:
-        assert broadcast_shapes(*family) == expected == tuple(torch.broadcast_shapes(*family))
-        return
-    with pytest.raises(RuntimeError):
-        torch.broadcast_shapes(*family)
-    with pytest.raises(ValueError, match=r'on axis -\d, got ') as refused:
-        broadcast_shapes(*family)
-    axis = int(str(refused.value).partition('on axis ')[2][:2])
-    clash = [(shape[axis], name, shape) for name, shape in zip('abcde', family) if len(shape) >= -axis and shape[axis] != 1]
-    assert len({size for size, *_ in clash}) > 1  # they do clash on that axis
-    assert combine(*(shape[axis + 1 or len(shape):] for shape in family)) is not None  # and on none behind it
-    assert ' and '.join(f'{size} in {name} {shape}' for size, name, shape in clash) in str(refused.value)
-
-
-@given(families(most=3, axes=3))
-@example([])
-@example([(2, 0)])
-def test_explain_broadcast(family):
-    explanation = explain_broadcast(*family)
-    assert explanation.result == combine(*family)
-    assert explanation.table[-1][-1] == ('clash' if explanation.result is None else str(explanation.result))
-    assert repr(explanation) and explanation._repr_html_().startswith('<table>')
-    event(f'{len(explanation.mends) and "some" or "no"} mends')
-    for mend in explanation.mends:  # codes such as 'b[:, None]'
-        arrays = {name: np.empty(shape) for name, shape in zip('abc', family)}
-        arrays.update({code[0]: eval(code, {}, arrays) for code in mend.codes})
-        assert combine(*(array.shape for array in arrays.values())) == mend.result
-
-
-@given(SHAPES, st.data(), SEEDS)
-def test_unbroadcast(large, data, seed):
-    small = data.draw(members(large), 'small')
-    grad, = tensors([large], seed)
-    fits = combine(small, large) == large
-    event('refused' if not fits else 'stretched' if small != large else 'same')
-    if not fits:
-        with pytest.raises(ValueError) as refused:
-            unbroadcast(grad, small)
-        assert str(small) in str(refused.value) and f'got {large}' in str(refused.value)
-        return
-    leaf = torch.zeros(small, dtype=torch.float64, requires_grad=True)
-    by_autograd, = torch.autograd.grad(leaf.expand(large), leaf, grad)
-    before = grad.clone()
-    assert_close(unbroadcast(grad, small), by_autograd)
-    assert torch.equal(grad, before)
-    read = np.broadcast_to(np.arange(leaf.numel()).reshape(small), large)  # which entry NumPy reads at each place
-    by_numpy = np.zeros(leaf.numel())
-    np.add.at(by_numpy, read.ravel(), grad.numpy().ravel())
-    assert_close(unbroadcast(grad, small), torch.from_numpy(by_numpy.reshape(small)))
+def test_whole_numbers_have_no_gradient():
+    whole = torch.arange(3)
+    assert einsum_backward(whole, 'i->i', whole) is None
+    assert einsum_backward(whole, 'i,i->i', whole, whole) == (None, None)

@@ -1,4 +1,4 @@
-// The stepper of backprop_course.trace. It fills each `.backprop-trace` on the page that is not filled yet: one element
+// The stepper of backprop_course.toolbox.stepper. It fills each `.backprop-trace` on the page that is not filled yet: one element
 // holds the trace as JSON, a table for pages without scripts, and this script. All text enters the page as text.
 (() => {
   const SVG = 'http://www.w3.org/2000/svg';
@@ -241,8 +241,8 @@
     const last = trace.steps.length;
     const root = make('section', {class: 'stepper', tabindex: '0', 'aria-label': `Stepper. ${trace.title} Left and right arrow keys go from step to step.`});
     const button = (kind, label, text) => make('button', {type: 'button', class: kind, 'aria-label': label}, text);
-    const first = button('first', 'first step', '|◂'), back = button('previous', 'previous step', '◂ Back');
-    const next = button('next', 'next step', 'Next ▸'), end = button('last', 'last step', '▸|');
+    const first = button('first', 'first step', '|◂'), back = button('previous', 'Back', '◂ Back');
+    const next = button('next', 'Next', 'Next ▸'), end = button('last', 'last step', '▸|');
     const slider = make('input', {type: 'range', min: 1, max: last, step: 1, 'aria-label': 'step'});
     const title = make('h3'), sentence = make('p', {class: 'sentence'}), math = make('pre', {class: 'math'});
     const aliases = make('p', {class: 'aliases'}), faults = make('ul', {class: 'faults'}), question = make('p', {class: 'question'});

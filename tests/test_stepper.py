@@ -1,4 +1,4 @@
-"""The stepper of chapter 08 in a real browser: what it shows is what the trace holds, at every step, however one gets there."""
+"""The stepper in a real browser: what it shows is what the trace holds, at every step, however one gets there."""
 import os
 import shutil
 import struct
@@ -7,7 +7,8 @@ import nbformat
 import pytest
 import torch
 from backprop_course.modules import Lin, Model, Relu
-from backprop_course.trace import _sentence, _show, trace_backward
+from backprop_course.toolbox.stepper import describe_step, show_number
+from backprop_course.toolbox.tracing import trace_backward
 from checkout import insist
 from run_notebooks import NOTEBOOKS, Run, write_page
 from selenium import webdriver
@@ -16,6 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from take_picture import BROWSERS, PICTURE, small_trace, take_picture
 
+pytestmark = pytest.mark.browser
 LIMIT = 300_000  # characters of a page
 KEYS = {'next': Keys.ARROW_RIGHT, 'previous': Keys.ARROW_LEFT, 'first': Keys.HOME, 'last': Keys.END}
 
@@ -104,10 +106,10 @@ def assert_shows(driver, trace, number, which=0):
     step, cards = expected(trace, number)
     assert (shown['step'], shown['slider']) == (number, number)
     assert shown['title'] == f'Step {number} of {len(trace.steps)}: {step.phase} through {step.layer}'
-    assert shown['sentence'] == _sentence(step) and shown['math'] == step.math
+    assert shown['sentence'] == describe_step(step) and shown['math'] == step.math
     assert all(alias in shown['aliases'] for alias in step.aliases)
     assert shown['faults'] == [f'⚠ Fault: {fault.text}' for fault in step.faults]
-    assert _sentence(step) in shown['live'] and all(fault.text in shown['live'] for fault in step.faults)
+    assert describe_step(step) in shown['live'] and all(fault.text in shown['live'] for fault in step.faults)
     assert [text.split()[0].rstrip(',') for text in shown['arrow']] == [str(number)], 'the arrow of this step, and no other, is drawn thick'
     assert shown['code'] == [[part.name, list(part.lines), '\n'.join(line or ' ' for line in part.source.split('\n'))] for part in step.code]
     assert shown['cards'].keys() == cards.keys()
@@ -115,7 +117,7 @@ def assert_shows(driver, trace, number, which=0):
         assert shown['cards'][name]['also'] == also
         for seen, (doing, numbers) in zip(shown['cards'][name]['parts'], parts, strict=True):
             assert seen['doing'] == doing, f'{name} in step {number}'
-            values = [_show(value) for row in numbers.values for value in row] if numbers else []
+            values = [show_number(value) for row in numbers.values for value in row] if numbers else []
             assert seen['count'] == len(values)
             if seen['cells'] is not None:
                 assert seen['cells'] == values
@@ -174,6 +176,32 @@ def test_saved_page(driver, tmp_path, make):
     assert_quiet(driver)
 
 
+def test_folder_of_any_name(driver, tmp_path):
+    folder = tmp_path / 'ein Ordner für größere Seiten'
+    folder.mkdir()
+    trace = small_trace()
+    open_page(driver, trace.save(folder / 'trace ü.html'))
+    assert_shows(driver, trace, 1)
+    assert_quiet(driver)
+
+
+def test_buttons_are_called_what_they_read(driver, tmp_path):
+    open_page(driver, small_trace().save(tmp_path / 'trace.html'))
+    for button in host(driver).find_elements(By.CSS_SELECTOR, 'button'):
+        words = ''.join(letter for letter in button.text if letter.isalpha())
+        assert words in button.get_attribute('aria-label'), button.text
+
+
+def test_what_is_folded(driver, tmp_path):
+    "What layers share is folded, but for `backward`, where gradients are read and written."
+    open_page(driver, small_trace().save(tmp_path / 'trace.html'))
+    is_open = ('return Object.fromEntries([...document.querySelector(".backprop-trace").shadowRoot.querySelectorAll("details")]'
+               '.map(part => [part.dataset.code, part.open]))')
+    assert driver.execute_script(is_open) == {'LayerFunction.__call__': False, 'Lin.forward': True, 'lin': True}
+    press(driver, 'key', 'last')
+    assert driver.execute_script(is_open) == {'LayerFunction.backward': True, 'Lin.backward_rule': True, 'lin_backward': True}
+
+
 def test_page_of_the_notebook(driver, tmp_path):
     "The chapter as it is stored, made into a page by our own tool."
     path = NOTEBOOKS / '08_trace.ipynb'
@@ -223,7 +251,7 @@ def test_numbers_by_mouse_and_by_key(driver, tmp_path, make):
     numbers = trace.tensors[[tensor.names[0] for tensor in trace.tensors].index('L1.w')].numbers[0][1]
 
     def read(row, column):
-        return f'L1.w[{numbers.rows[row]}, {numbers.columns[column]}] = {_show(numbers.values[row][column])}'
+        return f'L1.w[{numbers.rows[row]}, {numbers.columns[column]}] = {show_number(numbers.values[row][column])}'
 
     driver.execute_script('arguments[0].scrollIntoView({block: "center"})', card)
     readout = card.find_element(By.CSS_SELECTOR, '.readout')
@@ -362,7 +390,7 @@ def test_buttons_are_reached_by_tab(driver, tmp_path):
         names.append(driver.execute_script('const at = document.activeElement.shadowRoot.activeElement; return at.getAttribute("aria-label")'))
         outline = driver.execute_script('return getComputedStyle(document.activeElement.shadowRoot.activeElement).outlineStyle')
         assert outline == 'solid', f'{names[-1]} has no visible focus'
-    assert names[0].startswith('Stepper.') and names[1:] == ['first step', 'previous step', 'next step', 'last step', 'step']
+    assert names[0].startswith('Stepper.') and names[1:] == ['first step', 'Back', 'Next', 'last step', 'step']
 
 
 def test_picture_of_the_readme(driver, tmp_path):

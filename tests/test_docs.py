@@ -1,0 +1,78 @@
+"""Every public name of the toolbox and of the face says what it takes and gives, and its example runs."""
+import doctest
+import inspect
+import re
+from importlib import import_module
+
+import backprop_course
+import pytest
+import torch
+from checkout import insist
+from run_notebooks import ROOT
+
+MODULES = [f'backprop_course.toolbox.{path.stem}' for path in sorted((ROOT / 'backprop_course/toolbox').glob('*.py')) if path.stem != '__init__']
+
+
+def public(module):
+    "The functions and classes that a module defines and exports, by name."
+    own = import_module(module)
+    return {name: value for name in own.__all__ if callable(value := getattr(own, name)) and getattr(value, '__module__', None) == module}
+
+
+EVERYTHING = {name: value for module in MODULES for name, value in public(module).items()}
+for name in dir(backprop_course):  # TEMPORARY try, until all modules have arrived
+    try:
+        EVERYTHING |= {name: getattr(backprop_course, name)} if not name.startswith('_') else {}
+    except ImportError:
+        pass
+
+
+NOTHING = 'None', "<class 'NoneType'>", 'collections.abc.Iterator[None]'  # return annotations that say that nothing comes back
+
+
+def gaps(name, value):
+    "What the documentation of a public function or class lacks."
+    text = inspect.getdoc(value) or ''
+    if inspect.isclass(value) and issubclass(value, BaseException):
+        return [] if text else [f'{name} has no docstring']
+    complaints = [] if '>>>' in text else [f'{name} has no example']
+    if inspect.isclass(value) and issubclass(value, dict | str | list) or inspect.isclass(value) and '__init__' not in vars(value):
+        parameters = []
+    else:
+        parameters = [('*' * {p.VAR_POSITIONAL: 1, p.VAR_KEYWORD: 2}.get(p.kind, 0)) + p.name for p in inspect.signature(value).parameters.values()]
+    for parameter in parameters:
+        if not re.search(rf'^\s+{re.escape(parameter)}(?:, [\w*, ]+)?: \S', text, re.M) and not re.search(
+                rf'^\s+[\w*, ]*\b{re.escape(parameter.lstrip("*"))}\b[\w*, ]*: \S', text, re.M):
+            complaints.append(f'{name} does not say what {parameter} is')
+    if parameters and not inspect.isclass(value) and 'Returns:' not in text and str(inspect.signature(value).return_annotation) not in NOTHING:
+        complaints.append(f'{name} does not say what it returns')
+    return complaints
+
+
+@pytest.mark.parametrize('name', EVERYTHING)
+def test_documented(name):
+    complaints = gaps(name, EVERYTHING[name])
+    insist(not complaints, '\n'.join(complaints))
+
+
+def test_gaps_are_found():
+    def f(a: int, b: int) -> int:
+        """Add.
+
+        Args:
+            a: a number.
+        """
+    assert gaps('f', f) == ['f has no example', 'f does not say what b is', 'f does not say what it returns']
+
+
+@pytest.mark.parametrize('name', EVERYTHING)
+def test_examples(name):
+    "As in a fresh interpreter where the name, its module's names and torch are imported."
+    value = EVERYTHING[name]
+    scope = {**vars(import_module(value.__module__)), 'torch': torch}
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    said = []
+    for test in doctest.DocTestFinder(recurse=inspect.isclass(value)).find(value, name, globs=scope):
+        torch.manual_seed(0)
+        runner.run(test, out=said.append)
+    insist(not runner.summarize(verbose=False).failed, ''.join(said))
