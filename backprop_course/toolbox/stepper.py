@@ -249,7 +249,7 @@ def plot_trace(trace: Trace, ax: Any = None) -> Any:
         >>> from matplotlib.figure import Figure
         >>> ax = plot_trace(example_trace(), Figure().subplots())
         >>> [text.get_text() for text in ax.texts if text.get_text().endswith('.out')]
-        ['D.out\\nis T.inp', 'loss\\nis T.out']
+        ['loss\\nis T.out']
     """
     import matplotlib.pyplot as plt
     ends = {layer: [name for name in (*layer.inputs[:1], layer.out) if name] for layer in trace.places}

@@ -476,7 +476,8 @@ class _Recorder:
         self.watched: dict[int, _Watched] = {}  # by the tensor's id
         self.turns: list[_Turn] = []
         self.now: Any = None                    # the turn that is being recorded; None before and after the run
-        self.phase, self.frame = 'forward', None
+        self.phase = 'forward'
+        self.frame: FrameType | None = None     # of our own call of the model
         self.default = _NOTHING                 # what a tensor without a `.g` had for it before
         self.busy = False                       # while we look at tensors ourselves
         self.thread = threading.get_ident()
@@ -869,7 +870,7 @@ class _Recorder:
 
     def code(self, turn, code):
         "A function that ran in a turn, for the page."
-        name, source, first, statements = code.co_qualname, *_source_of(code)
+        source, first, statements = _source_of(code)
         ran = []
         for line in (line - first for line in turn.lines[code]):
             around = [(node.end_lineno - node.lineno, hasattr(node, 'body'), place)
@@ -884,7 +885,7 @@ class _Recorder:
         owner = self.owner(turn, code)
         shared = (owner is not None and owner is not type(turn.place.layer)
                   and len({type(place.layer) for place in self.places if isinstance(place.layer, owner)}) > 1)
-        return Code(name, source, tuple(sorted(lit)), '\n'.join(dict.fromkeys(texts)), shared)
+        return Code(code.co_qualname, source, tuple(sorted(lit)), '\n'.join(dict.fromkeys(texts)), shared)
 
     def owner(self, turn, code):
         "The class of a layer that defines this method; None if it is none of its methods."
@@ -901,7 +902,7 @@ class _Recorder:
 
 
 @lru_cache(maxsize=200)
-def _source_of(code):
+def _source_of(code: CodeType) -> tuple[str, int, tuple[Any, ...]]:
     "The source of a function, the number of the line above it in its file, and its statements."
     try:
         lines, first = inspect.getsourcelines(code)
@@ -981,7 +982,7 @@ class Trace:
 
     def table(self) -> Table:
         "A row for each step: what it read, and what it wrote with its shape; faults below their step."
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for step in self.steps:
             writes = [access.name + f' ({", ".join(map(str, access.shape))})'
                       + (f' as {access.own_name}' if access.own_name != access.name else '')
