@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .display import Table
 from .einsums import einsum as run_einsum
 from .einsums import einsum_backward
-from .display import Table
 from .gradcheck import Case, Finding, Silent, by_autograd, by_nudging, check_contract, compare
 from .rules import RULES, WITNESSES, Rule, find_rule
 from .symbols import Letters, as_symbols, check_numbers, exact, is_zero
@@ -221,7 +221,7 @@ def by_einsum(case: Case, lines: Sequence[str]) -> Finding:
         out = out + factor * run_einsum(equation, *operands)
         backward = einsum_backward(factor * case.grad_out, equation, *operands)
         for name, grad in zip(names, backward if isinstance(backward, tuple) else (backward,)):
-            grads[name] = grads[name] if grad is None else grads[name] + grad
+            grads[name] = grads[name] + grad
     if not torch.allclose(out, case.out, rtol=1e-9, atol=1e-12):
         raise AssertionError(f'these lines do not give what f gives: {"; ".join(lines)}')
     return Finding('\n'.join(lines) + f'\nas {" and ".join(equations)}, by einsum_backward', compare(case, grads, 'einsum'))
