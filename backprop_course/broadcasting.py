@@ -29,7 +29,8 @@ def unbroadcast(
     "Sum `grad` over the axes along which `shape` was stretched; if none was, share its memory."
     check_same_shape('unbroadcast', grad=grad)
     before = (1,) * (grad.ndim - len(shape)) + tuple(shape)
-    if torch.broadcast_shapes(before, grad.shape) != grad.shape:
-        raise ValueError(f'unbroadcast expects grad of a shape to which {tuple(shape)} can be stretched, got {tuple(grad.shape)}')
+    if len(before) != grad.ndim or any(one not in (1, size) for one, size in zip(before, grad.shape)):
+        raise ValueError(f'unbroadcast expects grad of a shape to which {tuple(shape)} can be stretched, '
+                         f'got {tuple(grad.shape)}')
     axes = tuple(axis for axis, (one, size) in enumerate(zip(before, grad.shape)) if one != size)
     return (grad.sum(axes, keepdim=True) if axes else grad).reshape(shape)

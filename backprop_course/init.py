@@ -73,7 +73,8 @@ def signal_through_layers(
         measured.append(_measure(out))
         if layer in keep:
             kept[layer] = out
-    return Signal(*torch.stack(measured, dim=1), out=out, kept=kept)
+    mean, std, rms, apart, zeros = torch.stack(measured, dim=1)
+    return Signal(mean, std, rms, apart, zeros, out, kept)
 
 # %% ../nbs/04_init.ipynb #73503386
 _COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9']

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..broadcasting import broadcast_shapes
 from .checks import check_floats
+from .shapes import broadcast_shapes
 
 __tracebackhide__ = True  # in pytest, errors point at the caller's line: also past the frames of comprehensions
 

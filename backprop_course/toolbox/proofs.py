@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..einsum import einsum as run_einsum
-from ..einsum import einsum_backward
 from .display import Table
+from .einsums import einsum as run_einsum
+from .einsums import einsum_backward
 from .gradcheck import Case, Finding, Silent, by_autograd, by_nudging, check_contract, compare
 from .rules import RULES, WITNESSES, Rule, find_rule
 from .symbols import Letters, as_symbols, check_numbers, exact, is_zero
