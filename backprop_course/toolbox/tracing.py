@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from . import calls
 from .display import Table
 from .rules import RULES
 from .stepper import plot_trace, stepper_html, stepper_page
@@ -425,7 +426,7 @@ def _label(layer):
 
 # %% ../../nbs/toolbox/tracing.ipynb #1913dbca
 _NOTHING: Any = object()  # where a class or a tensor has no `.g`, not even None
-_TORCH = str(Path(torch.__file__).parent)
+_BEHIND = str(Path(torch.__file__).parent), str(calls.__file__)  # code that is not shown
 _LOOKS = {'empty_like', 'zeros_like', 'ones_like', 'full_like',
           'new_empty', 'new_zeros', 'new_ones', 'new_full'}  # only at the shape
 _THROWS_AWAY = {'copy_', 'zero_', 'fill_'}  # what its first operand held
@@ -453,9 +454,9 @@ def _name_of(operation): return operation.overloadpacket.__name__
 
 @lru_cache(maxsize=1000)
 def _is_shown(code):
-    "Whether it is a method of a layer or a rule: no helper with an underscore, nothing of PyTorch, nothing of ours."
+    "Whether it is a method of a layer or a rule: no helper with an underscore, no record of a call, nothing of PyTorch, nothing of ours."
     public = code.co_name == '__call__' or not code.co_name.startswith(('_', '<'))
-    return public and not code.co_filename.startswith(_TORCH) and not code.co_qualname.startswith('_Recorder.')
+    return public and not code.co_filename.startswith(_BEHIND) and not code.co_qualname.startswith('_Recorder.')
 
 
 def _version(value):
