@@ -6,10 +6,4 @@
 __all__ = []
 
 # %% ../nbs/08_trace.ipynb #ad3f5956
-import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-
-from .modules import LayerFunction, Lin, Model, Mse, Relu
-from .toolbox.display import show_figure
-from .toolbox.tracing import trace_backward
+from .toolbox.tracing import Trace, trace_backward

@@ -1,4 +1,4 @@
-"""The stepper of chapter 08 in a real browser: what it shows is what the trace holds, at every step, however one gets there."""
+"""The stepper in a real browser: what it shows is what the trace holds, at every step, however one gets there."""
 import os
 import shutil
 import struct
@@ -174,6 +174,32 @@ def test_saved_page(driver, tmp_path, make):
     open_page(driver, path)
     walk(driver, trace)
     assert_quiet(driver)
+
+
+def test_folder_of_any_name(driver, tmp_path):
+    folder = tmp_path / 'ein Ordner für größere Seiten'
+    folder.mkdir()
+    trace = small_trace()
+    open_page(driver, trace.save(folder / 'trace ü.html'))
+    assert_shows(driver, trace, 1)
+    assert_quiet(driver)
+
+
+def test_buttons_are_called_what_they_read(driver, tmp_path):
+    open_page(driver, small_trace().save(tmp_path / 'trace.html'))
+    for button in host(driver).find_elements(By.CSS_SELECTOR, 'button'):
+        words = ''.join(letter for letter in button.text if letter.isalpha())
+        assert words in button.get_attribute('aria-label'), button.text
+
+
+def test_what_is_folded(driver, tmp_path):
+    "What layers share is folded, but for `backward`, where gradients are read and written."
+    open_page(driver, small_trace().save(tmp_path / 'trace.html'))
+    is_open = ('return Object.fromEntries([...document.querySelector(".backprop-trace").shadowRoot.querySelectorAll("details")]'
+               '.map(part => [part.dataset.code, part.open]))')
+    assert driver.execute_script(is_open) == {'LayerFunction.__call__': False, 'Lin.forward': True, 'lin': True}
+    press(driver, 'key', 'last')
+    assert driver.execute_script(is_open) == {'LayerFunction.backward': True, 'Lin.backward_rule': True, 'lin_backward': True}
 
 
 def test_page_of_the_notebook(driver, tmp_path):

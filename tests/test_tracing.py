@@ -1,4 +1,4 @@
-"""What the recorder of chapter 08 must not disturb, and what it must see: cases that would interrupt the lesson."""
+"""What the recorder must not disturb, and what it must see: cases that would interrupt the lesson."""
 import copy
 import pickle
 import threading
@@ -404,15 +404,144 @@ def test_reads_through_another_object(look):
 
 
 def test_plot_of_a_layer_without_inputs():
+    "It hands nothing on, so no arrow is drawn for it; its output stands where the chain is."
     import matplotlib.pyplot as plt
 
     class Nothing(LayerFunction):
         def forward(self): return torch.ones(2, 1)
         def backward_rule(self, grad_out): return ()
 
-    class Ends(Model):
-        def __call__(self, inp, targ):
-            self.extra = Nothing()
-            return super().__call__(inp, targ)
+    class Starts(Model):
+        def __call__(self, inp, targ): return self.loss(self.layers[0](), targ)
 
-    plt.close(traced(Ends([*model().layers])).plot().figure)
+    trace = traced(Starts([Nothing()]))
+    assert [layer.inputs for layer in trace.places] == [(), ('N.out', 'targ')] and len(trace.steps) == 4
+    ax = trace.plot()
+    texts = [text.get_text() for text in ax.texts if text.get_text()]
+    assert texts == ['N.out\nis M.inp', 'loss\nis M.out', '2  M', '3  M', 'targ\nis M.targ']
+    plt.close(ax.figure)
+
+
+# ---- The formula
+
+def test_the_lines_of_the_rule_that_ran():
+    assert [step.math for step in traced(model()).steps[4:7]] == [
+        'difference = inp.squeeze(-1) - targ\ngrad_inp = grad_out * (2 / max(1, targ.numel())) * difference\n'
+        'return grad_inp.unsqueeze(-1), None',
+        'grad_inp = grad_out @ w.T if needs_inp_grad else None\ngrad_w = inp.T @ grad_out\ngrad_b = grad_out.sum(0)',
+        'return grad_out * (inp > 0)']
+
+
+def test_the_lines_of_a_rule_whoever_calls_it():
+    w1, b1, w2, b2 = parameters()
+    by_hand = traced(ModelByHand(LinByHand(w1, b1), ReluByHand(), LinByHand(w2, b2)))
+    assert [step.math for step in by_hand.steps] == [step.math for step in traced(model()).steps]
+
+
+def test_a_function_that_has_no_rule():
+    def double(inp): return 2 * inp
+
+    class Calls(LayerFunction):
+        def forward(self, inp): return double(inp)
+        def backward_rule(self, grad_out, inp): return double(grad_out)
+
+    trace = traced(model(Calls()))
+    assert trace and [trace.steps[i].math for i in (1, 6)] == ['return 2 * inp'] * 2
+
+
+def test_shared_methods():
+    for step in traced(model()).steps:
+        for code in step.code:
+            assert code.shared == code.name.startswith('LayerFunction.') and not code.name.startswith('_')
+
+
+# ---- Verdicts
+
+def test_true_without_a_fault():
+    assert traced(model()) and not traced(model(), raises=False).faults
+    assert not trace_backward(model(), INP * float('inf'), TARG)
+
+
+def test_upstream_gradient_changed_in_place():
+    class InPlace(Relu):
+        def backward_rule(self, grad_out, inp):
+            grad_out *= 2
+            return super().backward_rule(grad_out, inp)
+
+    trace = traced(model(InPlace()))
+    assert faults(trace) == [(7, 'changed')] and trace.faults[0].text == 'changes I.out.g in place'
+
+
+# ---- What is refused, and what is not
+
+def test_refusals():
+    with pytest.raises(TypeError, match='model with layers, a loss and backward'):
+        trace_backward(torch.nn.Sequential(torch.nn.Linear(2, 1)), INP, TARG)
+    with pytest.raises(TypeError, match='layers that can be called and have backward.*got ReLU'):
+        trace_backward(ModelByHand(torch.nn.ReLU()), INP, TARG)
+    with pytest.raises(ValueError, match='at least one layer, got none'):
+        trace_backward(Model([]), INP, TARG)
+    with pytest.raises(TypeError, match='a tensor for inp, got list'):
+        trace_backward(model(), [[1., 2.]], TARG)
+    with pytest.raises(ValueError, match='who_writes expects one of'):
+        traced(model()).who_writes('L3.out.g')
+
+
+def test_error_in_backward():
+    class Stumbles(Relu):
+        tired = True
+
+        def backward_rule(self, grad_out, inp):
+            if self.tired:
+                raise RuntimeError('not today')
+            return super().backward_rule(grad_out, inp)
+
+    own = model(Stumbles())
+    trace = traced(own, raises=False)
+    assert faults(trace) == [(7, 'raised')] and isinstance(trace.error, RuntimeError)
+    own.layers[1].tired = False
+    assert traced(own)
+
+
+def test_error_in_forward_carries_the_trace():
+    own = model()
+    with pytest.raises(ValueError) as caught:
+        trace_backward(own, INP, TARG[:, None])
+    assert len(caught.value.trace.steps) == 4 and caught.value.trace.steps[3].layer == 'M: Mse()'
+    assert traced(own)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('rows', [2, 1])
+def test_precisions_views_and_batches(dtype, rows):
+    w1, b1, w2, b2 = (p.to(dtype) for p in parameters())
+    view = INP.to(dtype).t().contiguous().t()[:rows]
+    trace = trace_backward(Model([Lin(w1, b1), Relu(), Lin(w2, b2)]), view, TARG.to(dtype)[:rows])
+    assert trace and len(trace.steps) == 8
+
+
+def test_weights_that_require_a_gradient():
+    w1, b1, w2, b2 = (p.requires_grad_() for p in parameters())
+    assert traced(Model([Lin(w1, b1), Relu(), Lin(w2, b2)]))
+
+
+def test_empty_batch():
+    assert faults(trace_backward(model(), INP[:0], TARG[:0])) == [(4, 'not finite')]
+
+
+def test_large_tensors_are_sampled():
+    generator = torch.Generator().manual_seed(0)
+    w1, inp = torch.randn(64, 50, generator=generator), torch.randn(1500, 64, generator=generator)
+    trace = trace_backward(Model([Lin(w1, torch.zeros(50)), Relu(), Lin(torch.ones(50, 1), torch.zeros(1))]), inp, inp[:, 0])
+    sampled = trace.steps[0].reads[0].numbers
+    assert sampled.shape == (1500, 64) and not sampled.complete and len(sampled.values) == len(sampled.values[0]) == 12
+    assert len(trace._repr_html_()) < 300_000
+
+
+def test_gradients_to_the_last_bit():
+    watched, plain, inp = model(), model(), INP.clone()
+    trace_backward(watched, inp, TARG)
+    other = INP.clone()
+    plain(other, TARG), plain.backward()
+    for own, same in zip([inp, *watched.parameters()], [other, *plain.parameters()], strict=True):
+        assert torch.equal(own.g, same.g)
