@@ -279,8 +279,6 @@ def by_sympy(case: Case) -> Finding:
     except Exception as error:  # it is anybody's code, and not written for letters
         raise CannotJudge(f'the code does not run on letters: {error}') from error
     loss = exact(0) + np.sum(out.symbols * grad_out.symbols)
-    values = {letter: value or 1e-3 * (1 + place / 7)  # a 0 would hide whatever it is a factor of
-              for place, (letter, value) in enumerate(letters.values.items())}
     for name, value, grad in zip(case.names, inputs, grads):
         for at, letter in np.ndenumerate([] if grad is None else value.symbols):
             count += 1
@@ -288,7 +286,7 @@ def by_sympy(case: Case) -> Finding:
             by_rule, derivative = as_symbols(grad)[at], loss.diff(letter)
             look_at(by_rule, derivative)
             try:
-                same = is_zero(by_rule - derivative, values)
+                same = is_zero(by_rule - derivative, letters.values)
             except NotImplementedError as reason:
                 raise CannotJudge(str(reason)) from reason
             if not same:
