@@ -163,4 +163,4 @@ rule_for(
     indices='grad_inp[i, u] += grad_out * 2 / len(targ) * (inp[i, u] - targ[i])',
     einsum=['out += 1 / len(targ) * inp[i, u] * inp[i, u]',
             'out += -2 / len(targ) * inp[i, u] * targ[i]',
-            'out += 1 / len(targ) * targ[i] * targ[i]'])(mse_backward)
+            'out += 1 / len(targ) * targ[i] * targ[i]'])(mse_backward);

@@ -24,7 +24,7 @@ from torch import Tensor
 from .display import Table
 from .einsums import einsum as run_einsum
 from .einsums import einsum_backward
-from .gradcheck import Case, Finding, Silent, by_autograd, by_nudging, check_contract, compare
+from .gradcheck import CannotJudge, Case, Finding, by_autograd, by_nudging, check_contract, compare
 from .rules import RULES, WITNESSES, Rule, find_rule
 from .symbols import Letters, as_symbols, check_numbers, exact, is_zero
 
@@ -169,7 +169,7 @@ def by_indices(case: Case, lines: Sequence[str]) -> Finding:
 
     Raises:
         AssertionError: a gradient differs, or a sum is stated where the rule gives None.
-        Silent: no sum is stated for a gradient.
+        CannotJudge: no sum is stated for a gradient.
         ValueError: a line can't be read, or fails for these numbers.
 
     Example:
@@ -179,13 +179,13 @@ def by_indices(case: Case, lines: Sequence[str]) -> Finding:
     """
     __tracebackhide__ = True
     if not lines:
-        raise Silent('nothing is stated; give indices=[...]')
+        raise CannotJudge('nothing is stated; give indices=[...]')
     sums = index_sums(*lines, **case.tensors, grad_out=case.grad_out, out=case.out)
     for name in case.names:
         if name not in case.grads and f'grad_{name}' in sums:
             raise AssertionError(f'the rule gives None for {name}, and a sum is stated for its gradient')
         if name in case.grads and f'grad_{name}' not in sums:
-            raise Silent(f'no sum is stated for the gradient of {name}')
+            raise CannotJudge(f'no sum is stated for the gradient of {name}')
     errors = compare(case, {name: sums[f'grad_{name}'].to(grad) for name, grad in case.grads.items()}, 'the sum over indices')
     return Finding('\n'.join(lines), errors)
 
@@ -202,7 +202,7 @@ def by_einsum(case: Case, lines: Sequence[str]) -> Finding:
 
     Raises:
         AssertionError: a gradient differs, or the lines don't give what `f` gives.
-        Silent: nothing is stated.
+        CannotJudge: nothing is stated.
         ValueError: a line is no product.
 
     Example:
@@ -213,7 +213,7 @@ def by_einsum(case: Case, lines: Sequence[str]) -> Finding:
     """
     __tracebackhide__ = True
     if not lines:
-        raise Silent('nothing is stated; give einsum=[...]')
+        raise CannotJudge('nothing is stated; give einsum=[...]')
     out, grads, equations = torch.zeros_like(case.out), {name: torch.zeros_like(x) for name, x in case.tensors.items()}, []
     for line in lines:
         equation, operands, names, factor = _Line(line, case.tensors | {'out': case.out}).as_einsum()
@@ -242,7 +242,7 @@ def by_sympy(case: Case) -> Finding:
 
     Raises:
         AssertionError: a gradient differs from the derivative.
-        Silent: the code doesn't run on letters, or SymPy can't tell, or it is too much work.
+        CannotJudge: the code doesn't run on letters, or SymPy can't tell, or it is too much work.
 
     Example:
         >>> case = Case(lambda x: x ** 2, lambda grad_out, x: 2 * grad_out * x, (torch.ones(3),))
@@ -259,11 +259,11 @@ def by_sympy(case: Case) -> Finding:
         for expression in expressions:
             work += sum(1 for _ in islice(preorder_traversal(expression), MOST_WORK))
             if work > MOST_WORK:
-                raise Silent(f'too long for SymPy: more than {MOST_WORK:,} parts of expressions, at entry {count}; give smaller inputs')
+                raise CannotJudge(f'too long for SymPy: more than {MOST_WORK:,} parts of expressions, at entry {count}; give smaller inputs')
 
     inputs = [letters(name, value.cpu()) if name in case.floats else value for name, value in zip(case.names, case.fresh())]
     if len(letters.values) > MOST_LETTERS:
-        raise Silent(f'{len(letters.values)} letters are too many; give inputs of at most {MOST_LETTERS} numbers')
+        raise CannotJudge(f'{len(letters.values)} letters are too many; give inputs of at most {MOST_LETTERS} numbers')
     grad_out = letters('grad_out', case.grad_out.cpu())
     try:
         with torch.no_grad():
@@ -274,10 +274,10 @@ def by_sympy(case: Case) -> Finding:
             if made is not None:
                 look_at(*as_symbols(made).flat)
                 check_numbers(made)
-    except Silent:
+    except CannotJudge:
         raise
     except Exception as error:  # it is anybody's code, and not written for letters
-        raise Silent(f'the code does not run on letters: {error}') from error
+        raise CannotJudge(f'the code does not run on letters: {error}') from error
     loss = exact(0) + np.sum(out.symbols * grad_out.symbols)
     for name, value, grad in zip(case.names, inputs, grads):
         for at, letter in np.ndenumerate([] if grad is None else value.symbols):
@@ -288,7 +288,7 @@ def by_sympy(case: Case) -> Finding:
             try:
                 same = is_zero(by_rule - derivative, letters.values)
             except NotImplementedError as reason:
-                raise Silent(str(reason)) from reason
+                raise CannotJudge(str(reason)) from reason
             if not same:
                 raise AssertionError(f'the gradient of {name} differs from the derivative\n  at {at}: the rule gives '
                                      f'{_shortened(by_rule)}, SymPy {_shortened(derivative)}')
