@@ -8,20 +8,18 @@ __all__ = ['rms', 'Signal', 'signal_through_layers', 'plot_signal', 'plot_histog
 # %% ../nbs/04_init.ipynb #51c507df
 import math
 from dataclasses import dataclass
-from numbers import Real
-from operator import index
 
 import torch
 from torch import Tensor
 
-from .toolbox.checks import check_same_shape, check_shapes
+from .toolbox.checks import check_floats, check_shapes
 
 # %% ../nbs/04_init.ipynb #2195a1de
 def rms(
     values: Tensor,  # of any shape, not empty
 ) -> Tensor:         # rank 0, float64, on the CPU
     "Root of the mean square of `values`, without overflow on the way."
-    check_same_shape('rms', values=values)  # that is, floats
+    check_floats('rms', values=values)
     if values.numel() == 0:
         raise ValueError(f'rms expects at least one number, got shape {tuple(values.shape)}')
     values = values.detach().cpu().double()
@@ -54,82 +52,29 @@ def _measure(out):
                         (out == 0).double().mean()])
 
 # %% ../nbs/04_init.ipynb #f5be16b7
-def _check_size(caller, name, size):
-    "`size` as an int, or an error that says what `caller` expects."
-    try:
-        size = index(None if isinstance(size, bool) else size)
-    except TypeError:
-        raise TypeError(f'{caller} expects a whole number for {name}, got {size!r}; '
-                        f'try int({name})') from None
-    if size < 1:
-        raise ValueError(f'{caller} expects {name} to be at least 1, got {size}')
-    return size
-
-
-def _check_generator(caller, generator):
-    "Raise unless `generator` is a torch.Generator or None."
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f'{caller} expects a torch.Generator or None for generator, got '
-                        f'{type(generator).__name__}; try torch.Generator().manual_seed(0)')
-
-# %% ../nbs/04_init.ipynb #2439d128
-def _draw(name, how, axes, inp, generator):
-    "Draw weights (axes 'n n') or biases (axes 'n') for a layer that takes `inp`."
-    caller, n = 'signal_through_layers', inp.shape[1]
-    if callable(how):
-        drawn = how(n, n, generator)
-        check_same_shape(caller, **{name: drawn})  # any shape yet, but floats
-    elif isinstance(how, bool) or not isinstance(how, Real):
-        raise TypeError(f'{caller} expects a number or a function for {name}, '
-                        f'got {type(how).__name__}')
-    elif not 0 <= how < math.inf:
-        raise ValueError(f'{caller} expects a finite scale of at least 0 for {name}, got {how}')
-    else:
-        device = inp.device if generator is None else generator.device
-        drawn = torch.empty([n] * len(axes.split()), device=device)
-        drawn.normal_(0, how, generator=generator)
-    drawn = drawn.to(inp)
-    check_shapes(caller, inp=(inp, 'batch n'), **{name: (drawn, axes)})
-    return drawn
-
-# %% ../nbs/04_init.ipynb #3dd22eec
 def signal_through_layers(
     inp: Tensor,            # the batch that is sent in, shape (batch, n); not empty
     init,                   # std of the weights, or a function like `xavier_normal` that draws them
     depth: int = 50,        # how many layers, each n by n
     relu: bool = False,     # whether a ReLU follows each layer
-    bias=None,              # no bias, or its std, or a function of (n_in, n_out, generator)
+    bias=None,              # None, or a function of (n_in, n_out, generator) that draws n_out numbers
     generator: torch.Generator | None = None,  # where the random numbers come from
     keep: tuple[int, ...] = (),  # layers whose numbers to keep for a histogram; 0 is the input
 ) -> Signal:                # what was measured before the first layer and after each
     "Send `inp` through `depth` layers with random weights and measure what comes out of each."
-    sizes = check_shapes('signal_through_layers', inp=(inp, 'batch n'))
-    _check_signal_options(sizes, depth, generator, keep)
-    with torch.no_grad():
-        out, measured, kept = inp, [_measure(inp)], {0: inp} if 0 in keep else {}
-        for layer in range(1, depth + 1):
-            out = out @ _draw('init', init, 'n n', inp, generator)
-            out = out if bias is None else out + _draw('bias', bias, 'n', inp, generator)
-            out = out.relu() if relu else out
-            measured.append(_measure(out))
-            if layer in keep:
-                kept[layer] = out
-    return Signal(*torch.stack(measured, dim=1), out=out, kept=kept)
-
-# %% ../nbs/04_init.ipynb #45de6373
-def _check_signal_options(sizes, depth, generator, keep):
-    "Raise unless the arguments of `signal_through_layers` that are no tensors make sense."
-    caller = 'signal_through_layers'
-    if 0 in sizes.values():
-        raise ValueError(f'{caller} expects a batch with numbers to measure, '
-                         f'got shape ({sizes["batch"]}, {sizes["n"]})')
-    _check_size(caller, 'depth', depth)
-    _check_generator(caller, generator)
-    if not isinstance(keep, (tuple, list, range)):
-        raise TypeError(f'{caller} expects a tuple of layers in keep, got {keep!r}; '
-                        f'try keep=({keep!r},)')
-    if not all(layer in range(depth + 1) for layer in keep):
-        raise ValueError(f'{caller} expects layers from 0 to {depth} in keep, got {keep!r}')
+    n = check_shapes('signal_through_layers', inp=(inp, 'batch n'))['n']
+    out, measured = inp.detach(), [_measure(inp)]
+    kept = {0: out} if 0 in keep else {}
+    for layer in range(1, depth + 1):
+        w = init(n, n, generator) if callable(init) else init * torch.randn(n, n, generator=generator)
+        out = out @ w.to(out)
+        out = out if bias is None else out + bias(n, n, generator).to(out)
+        out = out.relu() if relu else out
+        measured.append(_measure(out))
+        if layer in keep:
+            kept[layer] = out
+    mean, std, rms, apart, zeros = torch.stack(measured, dim=1)
+    return Signal(mean, std, rms, apart, zeros, out, kept)
 
 # %% ../nbs/04_init.ipynb #73503386
 _COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9']
@@ -143,127 +88,74 @@ def _fate(line):
     fates = ', '.join(f'{name} from layer {first}' for first, name in firsts)
     return f' ({fates})' if fates else ''
 
-
-def _lines(signals):
-    "The lines that `plot_signal` draws, as float64 tensors of rank 1 by label."
-    if not isinstance(signals, dict) or not signals:
-        raise TypeError('plot_signal expects a dict of label: signal; '
-                        "try plot_signal({'my signal': signal})")
-    lines = {label: getattr(line, 'rms', line) for label, line in signals.items()}
-    for label, line in lines.items():
-        check_shapes('plot_signal', **{f'signals[{label!r}]': (line, 'layers')})
-    return {label: line.detach().cpu().double() for label, line in lines.items()}
-
 # %% ../nbs/04_init.ipynb #c813e956
-def _powers_of_ten(ax):
-    "Make the vertical axis logarithmic, with a tick at 1 and at most about nine ticks in all."
-    from matplotlib.ticker import LogLocator, NullLocator
-    ax.set_yscale('log')
-    low, high = ax.get_ylim()
-    powers = math.log10(high / low) if 0 < low < high < math.inf else 1
-    step = next((step for step in (1, 2, 5, 10, 20) if powers / step <= 9), 50)
-    ax.yaxis.set_major_locator(LogLocator(base=10.0 ** step))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.grid(alpha=0.3)
-
-# %% ../nbs/04_init.ipynb #8c03518c
 def plot_signal(
     signals: dict,  # label: `Signal`, whose rms is drawn, or label: tensor of shape (depth + 1,)
     ax=None,        # matplotlib axes to draw on; new ones if none are given
 ):                  # the axes
     "Draw each signal's size against depth; a cross marks an overflow, a triangle that 0 follows."
     import matplotlib.pyplot as plt
-    lines = _lines(signals)
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7.5, 4.6), layout='constrained')
-    for place, (label, line) in enumerate(lines.items()):
-        colour, marker = _COLOURS[place % 6], _MARKERS[place % 6]
+    from matplotlib.ticker import LogLocator
+    ax = ax or plt.subplots(figsize=(7.5, 4.6), layout='constrained')[1]
+    for place, (label, signal) in enumerate(signals.items()):
+        line, colour = getattr(signal, 'rms', signal).detach().cpu().double(), _COLOURS[place % 6]
+        check_shapes('plot_signal', signal=(line, 'layers'))
         shown = line.isfinite() & (line > 0)
         layers = shown.nonzero()[:, 0]
-        ax.plot(layers, line[shown], color=colour, marker=marker, label=f'{label}{_fate(line)}',
-                markevery=(place, 6), linestyle=['-', '--', '-.'][place % 3])
+        ax.plot(layers, line[shown], color=colour, marker=_MARKERS[place % 6], markevery=(place, 6),
+                linestyle=['-', '--', '-.'][place % 3], label=f'{label}{_fate(line)}')
         if not shown.all() and len(layers):
             end = 'v' if (line == 0).any() else 'X'
             ax.plot(layers[-1], line[layers[-1]], end, color=colour, markersize=13, mec='black')
-    _powers_of_ten(ax)
-    ax.set(xlabel='layer (0 is the input)', ylabel='root mean square')
+    ax.set(xlabel='layer (0 is the input)', ylabel='root mean square', yscale='log')
+    powers = math.log10(ax.get_ylim()[1] / ax.get_ylim()[0])
+    ax.yaxis.set_major_locator(LogLocator(10.0 ** max(1, round(powers / 8))))  # a tick at 1
+    ax.minorticks_off()
+    ax.grid(alpha=0.3)
     ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.15), frameon=False)
     return ax
 
 # %% ../nbs/04_init.ipynb #0c15616f
-def _note(out):
-    "The shares of 0, inf and nan among the numbers of `out`, for the edge of a histogram."
-    shares = {'zeros': out == 0, 'inf': out.isinf(), 'nan': out.isnan()}
-    return ', '.join(f'{found.double().mean():.0%} {name}'
-                     for name, found in shares.items() if found.any())
-
-
 def plot_histograms(
     signal: Signal,  # measured with `keep`, such as keep=(1, 10, 50)
     ax=None,         # matplotlib axes to draw on; new ones if none are given
 ):                   # the axes
     "Draw a histogram of the numbers of each kept layer, the first on top, on one axis of values."
     import matplotlib.pyplot as plt
-    if not isinstance(signal, Signal) or not signal.kept:
+    if not signal.kept:
         raise ValueError('plot_histograms expects a Signal that kept layers; '
                          'try signal_through_layers(..., keep=(1, 10, 50))')
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6.5, 1 + 0.7 * len(signal.kept)), layout='constrained')
+    ax = ax or plt.subplots(figsize=(6.5, 1 + 0.7 * len(signal.kept)), layout='constrained')[1]
     kept = {layer: out.detach().cpu().double() for layer, out in sorted(signal.kept.items())}
-    shown = {layer: out[out.isfinite() & (out != 0)] for layer, out in kept.items()}
-    limit = max([float(out.abs().max()) for out in shown.values() if len(out)], default=1.0)
-    _draw_histograms(ax, kept, shown, limit)
-    right = 1.6 if any(_note(out) for out in kept.values()) else 1.0
-    ax.set(xlabel='value', xlim=(-limit, right * limit), yticks=range(0, -len(kept), -1),
+    limit = max(float(out.nan_to_num(0, 0, 0).abs().max()) for out in kept.values()) or 1.0
+    edges = torch.linspace(-limit, limit, 81, dtype=torch.float64)
+    for place, out in enumerate(kept.values()):
+        counts = torch.histc(out[out.isfinite() & (out != 0)], 80, -limit, limit)
+        ax.stairs(0.85 * counts / counts.max().clamp_min(1) - place, edges, baseline=-place,
+                  fill=True, alpha=0.8, color=_COLOURS[place % 6], edgecolor='black')
+        shares = {'zeros': out == 0, 'inf': out.isinf(), 'nan': out.isnan()}
+        note = ', '.join(f'{one.double().mean():.0%} {name}' for name, one in shares.items() if one.any())
+        ax.text(1.05 * limit, 0.3 - place, note)
+    ax.set(xlabel='value', xlim=(-limit, limit), yticks=range(0, -len(kept), -1),
            yticklabels=[f'layer {layer}' for layer in kept])
     return ax
 
-# %% ../nbs/04_init.ipynb #9861b78e
-def _draw_histograms(ax, kept, shown, limit):
-    "Draw `shown` as histograms from -limit to limit, each with a note on the same layer of `kept`."
-    edges = torch.linspace(-limit, limit, 81, dtype=torch.float64)
-    for place, (layer, out) in enumerate(kept.items()):
-        counts = torch.histc(shown[layer], 80, -limit, limit)
-        heights = 0.85 * counts / counts.max().clamp_min(1)
-        ax.stairs(heights - place, edges, baseline=-place, fill=True, alpha=0.8,
-                  color=_COLOURS[place % 6], edgecolor='black')
-        ax.text(1.58 * limit, 0.3 - place, _note(out), ha='right')
-
 # %% ../nbs/04_init.ipynb #f90ee26b
-def _normal(caller, n_in, n_out, std, generator, dtype, device):
-    "Weights (n_in, n_out), normal with mean 0 and the standard deviation `std(n_in, n_out)`."
-    n_in, n_out = _check_size(caller, 'n_in', n_in), _check_size(caller, 'n_out', n_out)
-    _check_generator(caller, generator)
-    dtype = torch.get_default_dtype() if dtype is None else dtype
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f'{caller} expects a floating-point dtype, got {dtype}; try torch.float32')
-    drawn_on = device if generator is None else generator.device
-    w = torch.empty(n_in, n_out, dtype=dtype, device=drawn_on)
-    w.normal_(0, std(n_in, n_out), generator=generator)  # as randn times std, without a copy
-    return w if device is None else w.to(device)
-
-# %% ../nbs/04_init.ipynb #73283911
 def xavier_normal(
     n_in: int,    # number of inputs of the layer, at least 1
     n_out: int,   # number of its outputs, at least 1
     generator: torch.Generator | None = None,  # where the random numbers come from
-    *,
-    dtype: torch.dtype | None = None,  # a float dtype; torch's default if none is given
-    device=None,  # where the weights go; the generator's device if none is given
+    **options,    # `dtype` and `device`, as `torch.randn` takes them
 ) -> Tensor:      # weights, shape (n_in, n_out)
     "Normal weights of standard deviation sqrt(2 / (n_in + n_out)), as in Glorot and Bengio (2010)."
-    return _normal('xavier_normal', n_in, n_out, lambda n_in, n_out: math.sqrt(2 / (n_in + n_out)),
-                   generator, dtype, device)
+    return torch.randn(n_in, n_out, generator=generator, **options) * math.sqrt(2 / (n_in + n_out))
 
 # %% ../nbs/04_init.ipynb #e13b1ea4
 def kaiming_normal(
     n_in: int,    # number of inputs of the layer, at least 1
     n_out: int,   # number of its outputs, at least 1
     generator: torch.Generator | None = None,  # where the random numbers come from
-    *,
-    dtype: torch.dtype | None = None,  # a float dtype; torch's default if none is given
-    device=None,  # where the weights go; the generator's device if none is given
+    **options,    # `dtype` and `device`, as `torch.randn` takes them
 ) -> Tensor:      # weights, shape (n_in, n_out)
     "Normal weights of standard deviation sqrt(2 / n_in), for use after a ReLU; He et al. (2015)."
-    return _normal('kaiming_normal', n_in, n_out, lambda n_in, n_out: math.sqrt(2 / n_in),
-                   generator, dtype, device)
+    return torch.randn(n_in, n_out, generator=generator, **options) * math.sqrt(2 / n_in)

@@ -6,46 +6,18 @@
 __all__ = ['neuron', 'relu_list', 'dense', 'plot_matmul', 'matmul_loops', 'matmul_elementwise']
 
 # %% ../nbs/01_matmul.ipynb #8236cd4a
-from numbers import Real
-
 import torch
 from torch import Tensor
 
 from .toolbox.checks import check_shapes
 
 # %% ../nbs/01_matmul.ipynb #1acbe2aa
-def _check_number(caller, name, value):
-    "Raise `TypeError` unless `value` is one number."
-    if not isinstance(value, Real):
-        mend = ''
-        if isinstance(value, str):
-            mend = f'; try float({name})'
-        elif isinstance(value, (list, tuple)):
-            mend = f'; try {name}[0]' if len(value) == 1 else f'; try {caller} on one row at a time'
-        elif hasattr(value, 'tolist'):
-            mend = f'; try {name}.tolist()'
-        raise TypeError(f'{caller} expects a number for {name}, got {type(value).__name__}{mend}')
-
-
-def _check_list(caller, name, values):
-    "Raise `TypeError` unless `values` is a list or a tuple of numbers."
-    if not isinstance(values, (list, tuple)):
-        mend = f'; try {name}.tolist()' if hasattr(values, 'tolist') else ''
-        raise TypeError(f'{caller} expects a list of numbers for {name}, '
-                        f'got {type(values).__name__}{mend}')
-    for place, value in enumerate(values):
-        _check_number(caller, f'{name}[{place}]', value)
-
-# %% ../nbs/01_matmul.ipynb #dbf2a97c
 def neuron(
     inputs: list[float],   # the numbers that come in, n_in of them
     weights: list[float],  # one weight for each input, n_in of them
     bias: float,           # what is added at the end
 ) -> float:                # the weighted sum plus the bias
     "One neuron on plain Python lists: multiply each input by its weight, add up, add the bias."
-    _check_list('neuron', 'inputs', inputs)
-    _check_list('neuron', 'weights', weights)
-    _check_number('neuron', 'bias', bias)
     if len(inputs) != len(weights):
         raise ValueError(f'neuron expects one weight for each input, got {len(inputs)} inputs '
                          f'and {len(weights)} weights; try lists of equal length')
@@ -56,41 +28,18 @@ def relu_list(
     values: list[float],  # numbers, as many as you like
 ) -> list[float]:         # as many again, none of them negative
     "ReLU on a plain Python list: negative numbers become 0, the others stay."
-    _check_list('relu_list', 'values', values)
     return [max(value, 0.0) for value in values]  # in this order, nan stays nan
 
 # %% ../nbs/01_matmul.ipynb #68dcea82
-def _check_rows(caller, weights, n_in, n_out):
-    "Raise unless `weights` is a list of `n_out` rows of `n_in` numbers."
-    if not isinstance(weights, (list, tuple)):
-        mend = '; try weights.tolist()' if hasattr(weights, 'tolist') else ''
-        raise TypeError(f'{caller} expects a list of rows for weights, '
-                        f'got {type(weights).__name__}{mend}')
-    for place, row in enumerate(weights):
-        _check_list(caller, f'weights[{place}]', row)
-    lengths = [len(row) for row in weights]
-    for place, length in enumerate(lengths):
-        if length != lengths[0]:
-            raise ValueError(f'{caller} expects rows of equal length, got {lengths[0]} in '
-                             f'weights[0] and {length} in weights[{place}]; try rows of {n_in}')
-    width = lengths[0] if lengths else n_in
-    if len(weights) != n_out or width != n_in:
-        mend = '; try one bias for each row' if width == n_in else '; try one weight for each input'
-        if (len(weights), width) == (n_in, n_out):
-            mend = '; try list(zip(*weights))'
-        raise ValueError(f'{caller} expects weights of {n_out} x {n_in} (biases x inputs), '
-                         f'got {len(weights)} x {width}{mend}')
-
-# %% ../nbs/01_matmul.ipynb #77917cb0
 def dense(
     inputs: list[float],         # one row of n_in numbers
     weights: list[list[float]],  # n_out rows of n_in numbers: one row for each neuron
     biases: list[float],         # n_out numbers: one for each neuron
 ) -> list[float]:                # n_out numbers: what each neuron gives
     "A dense layer on plain Python lists: one neuron for each row of weights."
-    _check_list('dense', 'inputs', inputs)
-    _check_list('dense', 'biases', biases)
-    _check_rows('dense', weights, len(inputs), len(biases))
+    if len(weights) != len(biases):
+        raise ValueError(f'dense expects one bias for each row of weights, got {len(weights)} rows '
+                         f'and {len(biases)} biases; with rows and columns exchanged: list(zip(*weights))')
     return [neuron(inputs, row, bias) for row, bias in zip(weights, biases)]
 
 # %% ../nbs/01_matmul.ipynb #63618323

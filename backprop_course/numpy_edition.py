@@ -28,7 +28,7 @@ from torch import Tensor
 from .autograd import take_backward
 from .toolbox.rules import RULES, Rule
 from .toolbox.display import Table
-from .einsum import _align
+from .toolbox.einsums import align_axes
 from .toolbox.symbols import _cases, _number, exact
 
 # %% ../nbs/14_numpy.ipynb #3940a7a5
@@ -293,7 +293,7 @@ def _take_backward(
     return grad.reshape(inp.shape), None
 
 # %% ../nbs/14_numpy.ipynb #62273171
-@by_hand(_align)
+@by_hand(align_axes)
 def _align_array(x, names, order):
     "View `x` with one axis for each name of `order`: diagonals taken, missing names of size 1."
     may_write = x.flags.writeable

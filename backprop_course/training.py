@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .backward import register_rule
 from .toolbox.checks import check_shapes
-from .modules import LayerFunction, _each_once
+from .modules import LayerFunction, each_once
 
 # %% ../nbs/10_training.ipynb #7486300a
 def _check_logits(caller, **logits):
@@ -236,7 +236,7 @@ def _checked_parameters(caller, parameters):
     "The parameters, each once; errors for what is none."
     if isinstance(parameters, Tensor):
         raise TypeError(f'{caller} expects a list of parameters, got one tensor; try [parameter]')
-    parameters = _each_once(parameters)
+    parameters = each_once(parameters)
     if not parameters:
         raise ValueError(f'{caller} expects parameters, got none; is a layer not registered?')
     for parameter in parameters:

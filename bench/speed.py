@@ -10,13 +10,15 @@ from statistics import median, quantiles
 from time import perf_counter
 
 import torch
-from backprop_course.autograd import Variable
 from backprop_course.backward import forward_and_backward
 from backprop_course.broadcasting import matmul_broadcast
-from backprop_course.einsum import matmul_einsum, time_ladder
+from backprop_course.einsum import matmul_einsum
+from backprop_course.forward import lin, mse
 from backprop_course.matmul import matmul_elementwise, matmul_loops
 from backprop_course.modules import Lin, Model, Relu
-from backprop_course.trace import trace_backward
+from backprop_course.toolbox.engine import Variable, apply
+from backprop_course.toolbox.timing import time_ladder
+from backprop_course.toolbox.tracing import trace_backward
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -53,7 +55,8 @@ def training_steps(batch: int, n_in: int, n_hidden: int, needs_inp_grad: bool) -
         for leaf in leaves:
             leaf.zero_grad()
         first_w, first_b, last_w, last_b = variables
-        Variable.lin(engine_inp, first_w, first_b).relu().lin(last_w, last_b).mse(targ).backward()
+        hidden = apply(lin, engine_inp, first_w, first_b).relu()
+        apply(mse, apply(lin, hidden, last_w, last_b), targ).backward()
         return [leaf.grad for leaf in leaves]
 
     peer = nn.Sequential(nn.Linear(n_in, n_hidden), nn.ReLU(), nn.Linear(n_hidden, 1))

@@ -56,7 +56,7 @@ def check_floats(caller: str, **tensors: Tensor) -> None:
         TypeError: relu expects floating-point numbers in inp, got torch.int64; try inp.float()
     """
     __tracebackhide__ = True
-    first_name, first = next(iter(tensors.items()), ('', None))
+    first_name, first = next(iter(tensors.items()))
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             fix = '' if value is None else f'; try torch.tensor({name})'

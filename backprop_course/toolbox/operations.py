@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..broadcasting import unbroadcast
+from .shapes import unbroadcast
 from .rules import rule_for
 
 # %% ../../nbs/toolbox/operations.ipynb #30a88870
