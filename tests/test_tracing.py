@@ -167,7 +167,6 @@ def test_a_second_recorder_is_refused():
         traced(model(TracesInside()))
 
 
-@pytest.mark.skipif(not hasattr(Model, 'forget'), reason='needs Model.forget')
 def test_layers_in_another_thread():
     class Elsewhere(Model):
         def __call__(self, inp, targ):
