@@ -167,7 +167,6 @@ def test_a_second_recorder_is_refused():
         traced(model(TracesInside()))
 
 
-@pytest.mark.skipif(not hasattr(Model, 'forget'), reason='needs Model.forget')
 def test_layers_in_another_thread():
     class Elsewhere(Model):
         def __call__(self, inp, targ):
@@ -447,6 +446,25 @@ def test_a_function_that_has_no_rule():
 
     trace = traced(model(Calls()))
     assert trace and [trace.steps[i].math for i in (1, 6)] == ['return 2 * inp'] * 2
+
+
+def test_names_of_the_inputs_of_a_function():
+    def scale(given, factor): return given * factor
+
+    class Scale:
+        function = staticmethod(scale)
+
+        def __init__(self): self.factor = torch.tensor(2.)
+
+        def __call__(self, *inputs):
+            self.inputs, self.out = inputs, scale(*inputs, self.factor)
+            return self.out
+
+        def backward(self): self.inputs[0].g, self.factor.g = self.factor * self.out.g, (self.inputs[0] * self.out.g).sum()
+
+    w1, b1, w2, b2 = parameters()
+    trace = traced(ModelByHand(LinByHand(w1, b1), Scale(), LinByHand(w2, b2)))
+    assert trace and trace.steps[1].aliases == ('S.given is L1.out', 'S.out is L2.inp')
 
 
 def test_shared_methods():

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import calls
 from .display import Table
 from .rules import RULES
 from .stepper import plot_trace, stepper_html, stepper_page
@@ -386,6 +385,14 @@ def _code_of(function):
     return getattr(inspect.unwrap(function), '__code__', None) if function is not None else None
 
 
+def _input_names(layer_class):
+    "What a class of layers calls its inputs."
+    for name, own in (('forward', 1), ('function', 0), ('__call__', 1)):  # `own`: whether `self` comes first
+        if (code := _code_of(getattr(layer_class, name, None))) and code.co_argcount > own:
+            return code.co_varnames[own:code.co_argcount]
+    return ()
+
+
 def _tensors_of(layer, seen=()):
     "The tensors that a layer holds, and those of a layer that it holds: {'w': ...}, {'layer.w': ...}."
     held = getattr(layer, '__dict__', {})
@@ -426,7 +433,7 @@ def _label(layer):
 
 # %% ../../nbs/toolbox/tracing.ipynb #1913dbca
 _NOTHING: Any = object()  # where a class or a tensor has no `.g`, not even None
-_BEHIND = str(Path(torch.__file__).parent), str(calls.__file__)  # code that is not shown
+_HIDDEN = str(Path(torch.__file__).parent), str(Path(inspect.getfile(Table)).parent)  # PyTorch, and the toolbox
 _LOOKS = {'empty_like', 'zeros_like', 'ones_like', 'full_like',
           'new_empty', 'new_zeros', 'new_ones', 'new_full'}  # only at the shape
 _THROWS_AWAY = {'copy_', 'zero_', 'fill_'}  # what its first operand held
@@ -454,9 +461,9 @@ def _name_of(operation): return operation.overloadpacket.__name__
 
 @lru_cache(maxsize=1000)
 def _is_shown(code):
-    "Whether it is a method of a layer or a rule: no helper with an underscore, no record of a call, nothing of PyTorch, nothing of ours."
+    "Whether it may be a layer's method: no helper with an underscore, and no bookkeeping of PyTorch or the toolbox."
     public = code.co_name == '__call__' or not code.co_name.startswith(('_', '<'))
-    return public and not code.co_filename.startswith(_BEHIND) and not code.co_qualname.startswith('_Recorder.')
+    return public and not code.co_filename.startswith(_HIDDEN) and not code.co_qualname.startswith('_Recorder.')
 
 
 def _version(value):
@@ -607,9 +614,7 @@ class _Recorder:
 
     def note_arguments(self, place, inputs):
         "Note what a call was given, by the layer's own names for it, and the layer's parameters."
-        layer_class = type(place.layer)
-        code = _code_of(getattr(layer_class, 'forward', None)) or _code_of(layer_class.__call__)
-        names = code.co_varnames[1:code.co_argcount]
+        names = _input_names(type(place.layer))
         for number, value in enumerate(inputs):
             if isinstance(value, Tensor):
                 name = names[number] if number < len(names) else f'inputs[{number}]'
@@ -716,7 +721,7 @@ class _Recorder:
         "Note at which line each function is, from the one called last up to the layer's method."
         stack = []
         while frame is not None and frame is not self.now.frame:
-            if _is_shown(frame.f_code):
+            if frame.f_code in self.rules or _is_shown(frame.f_code):
                 stack.append((frame.f_code, frame.f_lineno))
             frame = frame.f_back
         stack.reverse()
@@ -784,7 +789,7 @@ class _Recorder:
         guilty = next((turn for turn in self.turns if turn.frame in frames[2:]), self.now)
         first = frames.index(guilty.frame) + 1 if guilty.frame in frames else len(frames)
         for frame, line in stack[first:]:
-            if _is_shown(frame.f_code):
+            if frame.f_code in self.rules or _is_shown(frame.f_code):
                 guilty.lines.setdefault(frame.f_code, set()).add(line)
         if guilty.missed is not None:
             guilty.faults.append(_Unwritten(guilty.missed))
@@ -1023,9 +1028,10 @@ def trace_backward(model: Any, inp: Tensor, targ: Tensor, *, raises: bool = True
 
     A model has `layers` in a list, a `loss`, `__call__(inp, targ)`, which calls them and returns the loss, and
     `backward()`. A layer can be called, `layer(inp)`, and has `backward()`, which reads `self.out.g` and writes the
-    `.g` of its inputs and parameters. It may have `forward`, whose names for its inputs are then used, `parameters()`,
-    which lists its parameters (else all tensors are parameters that it holds, but for `inp`, `out` and `targ`), and
-    `forget()`, which is called on the model and its layers if the trace breaks off between forward and backward.
+    `.g` of its inputs and parameters. It may have `forward`, whose names for its inputs are then used (or a
+    `function` without `self`, where `forward` takes `*inputs`), `parameters()`, which lists its parameters (else all
+    tensors that it holds are parameters, but for `inp`, `out` and `targ`), and `forget()`, which is called on the model
+    and its layers if the trace breaks off between forward and backward.
 
     What is changed through `.data` or NumPy is not seen, nor what is read in NumPy alone.
 
