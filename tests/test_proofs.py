@@ -80,7 +80,7 @@ def silent(proof, witness):
     (lambda x: torch.where(x > 0, x.sqrt(), (-x).sqrt()), lambda g, x: g * x.sign() / (2 * x.abs().sqrt()), (draw(3),), True),
     (torch.cumsum, lambda g, x, dim: (g.flip(0).cumsum(0).flip(0), None), (draw(3), 0), True),
     (lambda x: x.std(0), lambda g, x: g * (x - x.mean(0)) / (x.std(0) * (len(x) - 1)), (draw(3, 2),), True),
-    (unfolded, unfolded_backward, (draw(1, 1, 4, 4), draw(2, 1, 3, 3)), False),
+    (unfolded, unfolded_backward, (draw(1, 1, 4, 4), draw(2, 1, 3, 3)), True),
     (torch.lgamma, lambda g, x: g * x.digamma(), (draw(3).abs() + 1,), False),
     (lambda x: torch.from_numpy(x.numpy() ** 2), lambda g, x: 2 * g * x, (draw(3),), False),
     (through_a_view, lambda g, a, b: (g.clone(), g.clone()), (draw(2, 3), draw(2, 3, seed=1)), True),
@@ -307,7 +307,7 @@ def test_expressions_without_end():
         return x
     small = torch.full((1,), 1e-3)
     case = Case(f, lambda g, x: g * torch.autograd.functional.jacobian(lambda x: f(x).sum(), x.detach()), (small,))
-    with pytest.raises(CannotJudge):
+    with pytest.raises(CannotJudge, match='grows beyond 20,000 operations'):
         by_sympy(case)
 
 

@@ -388,7 +388,7 @@ class Proof:
             said = self.by(witness)
             groups: dict[tuple[State, str], list[Statement]] = {}
             for one in said:  # proved once, each thing that is wrong once, each reason for silence once
-                groups.setdefault((one.state, '' if one.state == 'proved' else one.text), []).append(one)
+                groups.setdefault((one.state, '' if one.state == 'proved' else one.text.partition('\n')[0]), []).append(one)
             for (state, _), group in sorted(groups.items(), key=lambda pair: ['wrong', 'proved', 'silent'].index(pair[0][0])):
                 result = {'proved': 'ok', 'wrong': 'WRONG', 'silent': '-'}[state]
                 result += f' on {len(group)} of {len(said)}' if len(groups) > 1 else ''
