@@ -93,7 +93,7 @@ TRANSLATIONS: dict[str, str] = {  # torch -> NumPy
     # memory
     'x.clone()': 'x.copy()',
     'x.clone(memory_format)': 'x.copy()',
-    'x.contiguous()': 'np.ascontiguousarray(x)',
+    'x.contiguous()': 'np.asarray(x, order="C")',
     'x.detach()': 'x',
     'x.copy_(src)': 'x[...] = src',
     'x.new_zeros(*size)': 'np.zeros(size, x.dtype)',
@@ -409,7 +409,7 @@ class _Translator(ast.NodeTransformer):
 def _source(function):
     "The text of a function or class without what registers it, or of the one that is written by hand in its place."
     __tracebackhide__ = True
-    written = BY_HAND.get(function, function)
+    written = _written(function)
     known = inspect.isfunction(written) or inspect.isclass(written)
     if not known or written.__name__ == '<lambda>':
         raise TypeError(f'expected a function with a name, got {"a lambda" if known else repr(function)}')
@@ -426,7 +426,12 @@ def _source(function):
         if isinstance(decorator, ast.Call) and _Translator(around).thing(decorator.func) in (rule_for, by_hand):
             del lines[decorator.lineno - 1:decorator.end_lineno]
     text = ''.join(lines).rstrip()
-    return text if written is function else re.sub(rf'\b{written.__name__}\b', function.__name__, text)
+    return text if function not in BY_HAND else re.sub(rf'\b{written.__name__}\b', function.__name__, text)
+
+
+def _written(function):
+    "The function or class whose text counts: without what wraps it, or the one that is written by hand in its place."
+    return inspect.unwrap(BY_HAND.get(function, function))
 
 
 def _around(function):
@@ -449,7 +454,7 @@ class _Edition:
             raise ValueError(f'two functions have the name {name!r}, of which a file has room for one; rename one')
         if name in self.texts:
             return
-        around = _around(BY_HAND.get(function, function))
+        around = _around(_written(function))
         reads = {one: around[one] for one in sorted(self.names(source) - {name}) if one in around}
         translator = _Translator(reads)
         for one, thing in reads.items():
@@ -471,7 +476,7 @@ class _Edition:
         "Add what a function calls `name`: another function, something of a library, or a constant."
         __tracebackhide__ = True
         renamed = f' as {name}' if name != getattr(thing, '__name__', name) else ''
-        defined = inspect.isroutine(thing) or inspect.isclass(thing)
+        defined = inspect.isroutine(thing) or inspect.isclass(thing) or hasattr(thing, '__wrapped__')
         home = (defined and thing.__module__ or '').lstrip('_')
         if isinstance(thing, ModuleType):
             line = f'import {thing.__name__}{renamed}'
