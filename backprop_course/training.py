@@ -14,7 +14,6 @@ import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -28,19 +27,11 @@ from .toolbox.checks import check_shapes
 from .toolbox.rules import rule_for
 
 # %% ../nbs/10_training.ipynb #7486300a
-def _check_logits(caller, **logits):
-    "One row of at least one number for each picture."
-    shaped = {name: (value, 'batch n_classes') for name, value in logits.items()}
-    sizes = check_shapes(caller, **shaped)
-    if not sizes['n_classes']:
-        raise ValueError(f'{caller} expects at least one class, got none')
-
-
 def log_sum_exp(
     inp: Tensor,  # logits, (batch, n_classes), of any finite size
 ) -> Tensor:      # (batch,)
     "The logarithm of the sum of the powers of e in each row, without overflow."
-    _check_logits('log_sum_exp', inp=inp)
+    check_shapes('log_sum_exp', inp=(inp, 'batch n_classes'))
     largest = inp.amax(1, keepdim=True)
     return largest.squeeze(1) + (inp - largest).exp().sum(1).log()
 
@@ -49,7 +40,7 @@ def log_softmax(
     inp: Tensor,  # logits, (batch, n_classes), of any size if their differences are finite
 ) -> Tensor:      # (batch, n_classes), all 0 or less; the powers of e of a row add up to 1
     "The logarithm of the probability that each row gives to each class."
-    _check_logits('log_softmax', inp=inp)
+    check_shapes('log_softmax', inp=(inp, 'batch n_classes'))
     below_largest = inp - inp.amax(1, keepdim=True)
     return below_largest - below_largest.exp().sum(1, keepdim=True).log()
 
@@ -82,23 +73,23 @@ def log_softmax_backward(
     inp: Tensor,       # what `log_softmax` was given, (batch, n_classes)
 ) -> Tensor:           # dL/d(inp), (batch, n_classes)
     "The upstream gradient, less the sum of its row times the probability of each class."
-    _check_logits('log_softmax_backward', grad_out=grad_out, inp=inp)
+    check_shapes('log_softmax_backward', grad_out=(grad_out, 'batch n_classes'),
+                 inp=(inp, 'batch n_classes'))
     return grad_out - log_softmax(inp).exp() * grad_out.sum(1, keepdim=True)
 
 # %% ../nbs/10_training.ipynb #d02cef08
 def _check_labels(caller, inp, targ):
     "Class numbers, whole and in range, one for each row of `inp`."
-    _check_logits(caller, inp=inp)
+    batch, n_classes = check_shapes(caller, inp=(inp, 'batch n_classes')).values()
     kind = targ.dtype if isinstance(targ, Tensor) else type(targ).__name__
     if kind not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
-        mend = 'targ.long()' if isinstance(targ, Tensor) else 'torch.tensor(targ)'
+        fix = 'targ.long()' if isinstance(targ, Tensor) else 'torch.tensor(targ)'
         raise TypeError(f'{caller} expects a tensor of whole numbers, the classes, in targ, '
-                        f'got {kind}; try {mend}')
-    batch, n_classes = inp.shape
+                        f'got {kind}; try {fix}')
     if targ.shape != (batch,):
-        mends = {(batch, 1): '; try targ.squeeze(-1)', (batch, n_classes): '; try targ.argmax(1)'}
+        fixes = {(batch, 1): '; try targ.squeeze(-1)', (batch, n_classes): '; try targ.argmax(1)'}
         raise ValueError(f'{caller} expects targ of shape ({batch},), a class for each row, '
-                         f'got {tuple(targ.shape)}{mends.get(tuple(targ.shape), "")}')
+                         f'got {tuple(targ.shape)}{fixes.get(tuple(targ.shape), "")}')
     if targ.device != inp.device:
         raise ValueError(f'{caller} expects one device, got {inp.device} for inp and {targ.device} '
                          f'for targ; try targ.to(inp.device)')
@@ -244,9 +235,9 @@ def _numbers_and_gradient(caller, place, parameter):
     found = [grad for grad in (getattr(parameter, 'g', None), parameter.grad) if grad is not None]
     if len(found) != 1:
         what = 'both .g and .grad are set' if found else 'nobody has written a gradient'
-        mend = 'zero_grad() before the forward pass' if found else 'backward() before step()'
+        fix = 'zero_grad() before the forward pass' if found else 'backward() before step()'
         raise RuntimeError(f'{caller}.step(), parameter {place} of shape {tuple(numbers.shape)}: '
-                           f'{what}; run {mend}')
+                           f'{what}; run {fix}')
     grad = getattr(found[0], 'data', found[0])
     if grad.shape != numbers.shape:
         raise ValueError(f'{caller}.step(), parameter {place}: expects a gradient of shape '
@@ -319,9 +310,19 @@ class History:
     accuracies: list[float] = field(default_factory=list)    # the same, on the validation data
     ends: list[int] = field(default_factory=list)            # how many losses after each epoch
 
-    def validate(self, loss: float, right: float) -> str:
-        "Write down how an epoch ended, and say it in words."
-        self.valid_losses.append(loss), self.accuracies.append(right)
+    def checked(self, loss: float, where: str) -> float:  # the loss, unless it is no number
+        "What comes after a loss that is no number is none either: `FloatingPointError`, with all so far."
+        if math.isfinite(loss):
+            return loss
+        error = FloatingPointError(f'the loss of {where} is {loss}; try a smaller lr, and '
+                                   f'look for inf or nan in the data')
+        error.history = self  # type: ignore[attr-defined]
+        raise error
+
+    def validate(self, loss: float, right: float) -> str:  # in words
+        "Write down how an epoch ended."
+        self.valid_losses.append(loss)
+        self.accuracies.append(right)
         self.ends.append(len(self.losses))
         return f'loss {loss:.3f}, accuracy {right:.1%}'
 
@@ -361,11 +362,11 @@ def fit(
         for some_inp, some_targ in batches(inp, targ, batch_size, generator):
             optimizer.zero_grad()
             loss = float(model(some_inp, some_targ))
-            history.losses.append(_finite(loss, f'step {len(history.losses) + 1}', history))
+            history.losses.append(history.checked(loss, f'step {len(history.losses) + 1}'))
             model.backward()
             optimizer.step()
         out = model.predict(valid_inp)
-        loss = _finite(cross_entropy(out, valid_targ).item(), 'the validation data', history)
+        loss = history.checked(cross_entropy(out, valid_targ).item(), 'the validation data')
         show(history.validate(loss, accuracy(out, valid_targ)))
     return history
 
@@ -378,16 +379,6 @@ def _check_fit(model, data, epochs):
         raise ValueError(f'fit expects rows in both parts, got {len(data.inp)} and '
                          f'{len(data.valid_inp)}')
     _check_labels('fit', model.predict(data.valid_inp[:1]), data.valid_targ[:1])
-
-
-def _finite(loss, where, history):
-    "The loss, unless it is no number; what comes after such a loss is none either."
-    if math.isfinite(loss):
-        return loss
-    error = FloatingPointError(f'the loss of {where} is {loss}; try a smaller lr, and '
-                               f'look for inf or nan in the data')
-    error.history = history
-    raise error
 
 # %% ../nbs/10_training.ipynb #b1d0115d
 def plot_history(
@@ -528,8 +519,9 @@ def read_idx(
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f'{path} is truncated or damaged: {error}; get it again') from error
     if content[:4] != first:
+        swapped = '; have two files been swapped?' if content[:3] == first[:3] else ''
         raise ValueError(f'{path} is no IDX file of {"pictures" if axes == 3 else "labels"}: expected the bytes '
-                         f'{first.hex(" ")} at its beginning, got {content[:4].hex(" ") or "nothing"}')
+                         f'{first.hex(" ")} at its beginning, got {content[:4].hex(" ") or "nothing"}{swapped}')
     shape = [int.from_bytes(content[at:at + 4], 'big') for at in range(4, start, 4)]
     if not len(content) == start + math.prod(shape) > start:
         raise ValueError(f'{path} is truncated, or another file: expected {math.prod(shape):,} bytes for '
