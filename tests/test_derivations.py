@@ -1,61 +1,26 @@
-"""Letters in place of numbers: the functions that know them, and the derivations that they write down."""
+"""Derivations: each step of a function as code and formula, for every rule there is."""
+import backprop_course.training  # noqa: F401: its rules, and those of the lessons before it
 import numpy as np
 import pytest
 import sympy
-from backprop_course import numpy_edition
-from backprop_course.forward import relu
-from backprop_course.numpy_edition import derivation, letters
-from backprop_course.toolbox.rules import RULES
-
-def at_numbers(array, values):
-    "What the expressions in an array are for these values of their letters."
-    return np.vectorize(lambda one: complex(sympy.sympify(numpy_edition._exactly(one)).subs(values)).real)(np.asarray(array))
+import torch
+from backprop_course.backward import relu_backward
+from backprop_course.toolbox import operations  # noqa: F401: its rules
+from backprop_course.toolbox.derivations import derivation
+from backprop_course.toolbox.rules import RULES, rule_for
+from backprop_course.toolbox.symbols import SymbolicTensor, Unfollowed, check_numbers, letters
 
 
-X, Y = np.array([0.3, -1.2, 0.7]), np.array([0.3, 0.4, -2.])
-
-
-@pytest.mark.parametrize('function', [
-    np.exp, lambda x, y: np.log(y ** 2), lambda x, y: np.tanh(x), lambda x, y: np.sqrt(x ** 2 + 1), np.maximum, np.minimum,
-    np.logaddexp, lambda x, y: 1.5 * (x > y), lambda x, y: 2 * (x < y), lambda x, y: x * (x >= y), lambda x, y: x * (x <= y),
-    lambda x, y: x * (x == y), lambda x, y: x * (x != y), lambda x, y: x * ((x > 0) | (y > 0)), lambda x, y: x * ((x > 0) & (y > 0)),
-    lambda x, y: x * ~(x > y), lambda x, y: np.where(x > y, x, 2), lambda x, y: np.max(x * y), lambda x, y: x.mean() + x.min(),
-    lambda x, y: (x > 0).sum() * y, lambda x, y: x @ y, lambda x, y: np.cumsum(x)[-1] + x[0] / 3, lambda x, y: abs(x) + x.T,
-    lambda x, y: np.concatenate([x, y])[::-1], lambda x, y: np.stack([x, y], 1).sum(0), lambda x, y: np.einsum('i,j->ij', x, y),
-    lambda x, y: np.outer(x, y) - np.expand_dims(x, 1) * True, lambda x, y: x.cumsum(0), lambda x, y: np.ones_like(x) + np.zeros_like(y),
-    lambda x, y: np.split(x, [1])[1], lambda x, y: (x > y).astype(float) * x, lambda x, y: np.swapaxes(np.outer(x, y), 0, 1),
-    lambda x, y: np.take_along_axis(x, np.array([2, 0]), 0), lambda x, y: np.squeeze(np.broadcast_to(x, (1, 3)), 0) * y,
-], ids=str)
-def test_functions_of_letters(function):
-    function = (lambda x, y: np.exp(x)) if function is np.exp else function
-    x, y = letters('x', 3), letters('y', 3)
-    values = dict(zip([*x.flat, *y.flat], [*X, *Y]))
-    got = function(x, y)
-    np.testing.assert_allclose(at_numbers(got, values), np.asarray(function(X, Y), float), rtol=1e-12)
-    assert isinstance(got, numpy_edition.SymbolArray)
-
-
-def test_at_writes_into_its_array():
-    x, added = letters('x', 2), np.zeros(2, object)
-    np.add.at(added, np.array([0, 0]), x)
-    assert added.tolist() == [sum(x.flat), 0]
-
-
-def test_numbers_stay_exact():
-    x = letters('x', 1)
-    assert (x * (2 / 3) + np.array([0.5])).tolist() == [x.item() * sympy.Rational(2, 3) + sympy.Rational(1, 2)]
-
-
-def test_every_letter_is_another():
-    assert len(set(letters('x', 12, 12).flat)) == 144 and letters('x').item().is_real
-
-
-@pytest.mark.parametrize('unknown', [
-    np.any, np.sin, np.argmax, np.sort, lambda x: np.clip(x, 0, 1), np.nonzero, np.count_nonzero, np.add.outer,
-    lambda x: np.array_equal(x, x), lambda x: np.where(x), lambda x: x[0] == x[1] or None, lambda x: 1 if x[0] > 0 else 2])
-def test_unknown_on_letters_is_refused(unknown):
-    with pytest.raises(TypeError):
-        bool(unknown(letters('x', 2)) is None)
+@pytest.mark.parametrize('rule', list(RULES.values()), ids=lambda rule: rule.name)
+def test_every_rule_has_its_derivation(rule):
+    for function in (rule.f, rule.f_backward):
+        found = derivation(function)
+        assert found.steps or function is rule.f, function
+        assert all(formulas.dtype == object for _, formulas in found.steps)
+        assert found._repr_markdown_().count('\n') == len(found.steps) + 1
+        for result in found.result if isinstance(found.result, (tuple, list)) else [found.result]:
+            if isinstance(result, SymbolicTensor):
+                check_numbers(result)
 
 
 def in_a_loop(x, n):
@@ -68,20 +33,61 @@ def in_a_loop(x, n):
     return out | out if n < 0 else out
 
 
-def test_derivation():
+def test_steps():
     g, x = letters('g', 2), letters('x', 2)
-    steps = derivation(RULES[relu].f_backward, g, x).steps
+    steps = derivation(relu_backward, g, x).steps
     assert [code for code, _ in steps] == ['inp > 0', 'grad_out * (inp > 0)']
-    g_1, x_1 = g[1].item(), x[1].item()
-    assert steps[1][1][1] == sympy.Piecewise((g_1, x_1 > 0), (0, True))
-    with pytest.raises(ValueError, match='expects letters'):
-        derivation(relu, np.ones(2))
+    assert steps[1][1][1] == sympy.Piecewise((g.symbols[1], x.symbols[1] > 0), (0, True))
 
 
-def test_derivation_lists_every_round():
+def test_every_round_is_listed():
     found = derivation(in_a_loop, letters('x', 1), n=2)
-    x = letters('x', 1)[0].item()
+    x = letters('x', 1).symbols[0]
     codes = [code for code, _ in found.steps]
     assert codes.count('out = out * x') == 2 and codes.count('out += x') == 1
-    assert dict(found.steps)['out += x'].item() == x ** 3 + x and found.result.item() == 2 * (x ** 3 + x)
+    assert dict(found.steps)['out += x'][0] == x ** 3 + x and found.result.symbols[0] == 2 * (x ** 3 + x)
     assert '|' not in found._repr_markdown_().replace(' | ', '').replace('| ', '').replace(' |', '').replace('|:--|:--|', '')
+
+
+def test_the_function_is_run_as_it_is():
+    "Its defaults, what it has from around it, annotations, decorators and inner functions."
+    kept = 3
+
+    @rule_for(torch.exp)
+    def inner(x: 'unknown', *, scale: torch.Tensor = 2., shift=(1, 2)) -> 'nothing':
+        def half(y, by=shift[1]): return y / by
+        return half(kept * x * scale)
+
+    found = derivation(inner, letters('x'))
+    assert found.result.symbols[()] == 3 * letters('x').symbols[()]
+    assert [code for code, _ in found.steps] == ['kept * x', 'kept * x * scale', 'y / by', 'half(kept * x * scale)']
+    del RULES[torch.exp]
+
+
+def test_several_results_are_listed_one_by_one():
+    def parts(x): return x.split(1)
+    assert [code for code, _ in derivation(parts, letters('x', 2)).steps] == ['(x.split(1))[0]', '(x.split(1))[1]']
+
+
+def wants_a_value(x): return x if x > 0 else 0 * x
+
+
+@pytest.mark.parametrize('error, words, inputs', [
+    (Unfollowed, 'takes a number out', (wants_a_value, letters('x'))),
+    (ValueError, 'expects letters', (wants_a_value, torch.ones(2))),
+    (ValueError, 'expects letters', (wants_a_value, np.ones(2))),
+    (LookupError, 'part of no rule', (wants_a_value,)),
+    (TypeError, 'has a name, got a lambda', (lambda x: x, letters('x'))),
+    (TypeError, 'written in Python', (torch.exp, letters('x'))),
+    (TypeError, 'written in Python', (3, letters('x'))),
+])
+def test_what_has_no_derivation(error, words, inputs):
+    with pytest.raises(error, match=words):
+        derivation(*inputs)
+
+
+def test_a_function_without_source():
+    namespace = {}
+    exec('def typed(x): return 2 * x', namespace)
+    with pytest.raises(ValueError, match='source of typed is not to be found'):
+        derivation(namespace['typed'], letters('x'))
