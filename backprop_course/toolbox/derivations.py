@@ -74,15 +74,12 @@ def _with_notes(function, note):
     return noting
 
 # %% ../../nbs/toolbox/derivations.ipynb #ecd65ca2
-_MOST_TO_SIMPLIFY = 200  # operations in one formula; SymPy can take minutes for more
-
-
 def _shortest(expression):
     "The expression, simplified if that is shorter; a condition as a number."
     import sympy
     expression = as_number(expression)
-    length = expression.count_ops()
-    if length > _MOST_TO_SIMPLIFY:
+    length, choices = expression.count_ops(), expression.atoms(sympy.core.relational.Relational, sympy.Max, sympy.Min)
+    if length > 200 or len(choices) > 1:  # SymPy can take minutes over these
         return expression
     simple = sympy.simplify(expression)
     return simple if simple.count_ops() < length else expression
@@ -162,6 +159,9 @@ def derivation(function: Callable, *inputs: Any, **options: Any) -> Derivation:
     def note(code, value):
         if isinstance(value, SymbolicTensor):
             steps.append((code, np.asarray(np.frompyfunc(_shortest, 1, 1)(value.symbols), dtype=object)))
+        elif isinstance(value, (list, tuple)) and any(isinstance(one, SymbolicTensor) for one in value):
+            for place, one in enumerate(value):
+                note(f'({code})[{place}]', one)
         return value
 
     return Derivation(steps, _with_notes(function, note)(*inputs, **options))

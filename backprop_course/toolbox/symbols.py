@@ -197,8 +197,10 @@ class Letters:
     def follow(self, func: Any, args: tuple, kwargs: dict) -> Any:
         "Run the operation `func` of torch on the numbers and on the letters; `Unfollowed` if that can't be done."
         __tracebackhide__ = True
-        packet = func.overloadpacket
-        name = packet.__name__
+        name = func.overloadpacket.__name__
+        for one in _flat((args, list(kwargs.values()))):
+            if isinstance(one, SymbolicTensor) and one.letters is not self:
+                self.values |= one.letters.values
         if name == '_local_scalar_dense':
             raise Unfollowed('the code takes a number out of a tensor, as if, float() and .item() do')
         if name.endswith('_') and not name.startswith('_'):
@@ -216,10 +218,12 @@ class Letters:
             return self._choose(name, numbers, *args, **kwargs)
         if name not in _MOVES:
             return self.hold(numbers, np.asarray(_operations()[name](*args, **kwargs), dtype=object))
+        first, *others = args
+        chosen = _decided(others)  # places and sizes
         if name == 'im2col':  # torch has it for floats only
-            places = func(self._places(args[0]).double(), *args[1:], **kwargs).long()
+            places = func(self._places(first).double(), *chosen, **kwargs).long()
         else:
-            places = func(*_mapped(self._places, args), **kwargs)
+            places = func(_mapped(self._places, first), *chosen, **kwargs)
         if isinstance(numbers, (list, tuple)):  # the parts of a split
             return [SymbolicTensor(part, self, its) for part, its in zip(numbers, places)]
         if func.is_view:
@@ -227,14 +231,9 @@ class Letters:
         return self.hold(numbers, self.read(places))
 
     def _places(self, x):
-        "The places of a tensor; one without letters, or with those of others, is taken in first; indices stay."
-        if isinstance(x, SymbolicTensor) and x.letters is self:
-            return x.places
-        if isinstance(x, SymbolicTensor):
-            self.values |= x.letters.values
-        elif not x.is_floating_point():
-            return x
-        return self.hold(_numbers(x), as_symbols(x)).places
+        "The places of a tensor; one without letters, or with those of others, is taken in first."
+        mine = isinstance(x, SymbolicTensor) and x.letters is self
+        return x.places if mine else self.hold(_numbers(x), as_symbols(x)).places
 
     def _in_place(self, func, args, kwargs):
         "An operation that writes into its first argument, or gives it another shape."
@@ -287,6 +286,16 @@ def _numbers(x):
     return x.numbers if isinstance(x, SymbolicTensor) else x
 
 
+def _decided(index):
+    "Places to read or write, also in lists; where letters say which, their numbers decide."
+    if isinstance(index, SymbolicTensor):
+        if not index.letters.decide:
+            raise Unfollowed('letters decide which places are read or written')
+        index.letters.assumed.append('the same places are read or written')
+        return index.numbers
+    return [_decided(one) for one in index] if isinstance(index, (list, tuple)) else index
+
+
 def _axes(x, dim):
     "The axes in `dim` as a tuple; None and () stand for all of them."
     return tuple(range(x.ndim)) if dim in (None, [], ()) else tuple(np.atleast_1d(dim).tolist())
@@ -319,6 +328,14 @@ def _operations():
     def between(x, least=None, most=None):
         x = x if least is None else larger(x, least)
         return x if most is None else smaller(x, most)
+
+    def real(function):
+        "A function asked at once whether it is real: later, inside a power, SymPy would multiply out to find that it is finite."
+        def ask(x):
+            made = function(x)
+            made.is_real
+            return made
+        return ask
 
     def plus(x, y, alpha=1): return each(as_number, x) + each(as_number, y) * exact(alpha)
     def total(x, dim=None, keepdim=False, dtype=None): return np.sum(each(as_number, x), axis=_axes(x, dim), keepdims=keepdim)
@@ -353,17 +370,19 @@ def _operations():
         return made
 
     def index_put(x, indices, values, accumulate=False):
-        at = tuple(slice(None) if index is None else index.numpy() for index in indices)
+        if len(indices) == 1 and isinstance(indices[0], SymbolicTensor) and values.numel() == 1 and not accumulate:
+            return each(cases, indices[0].reshape(indices[0].shape + (1,) * (x.ndim - indices[0].ndim)), values, x)  # a mask
+        at = tuple(slice(None) if index is None else index.numpy() for index in _decided(indices))
         return added_at(x, at, as_symbols(values), accumulate)
 
     def index_add(x, dim, index, source, alpha=1):
-        return added_at(x, (slice(None),) * (dim % x.ndim) + (index.numpy(),), as_symbols(source) * exact(alpha))
+        return added_at(x, (slice(None),) * (dim % x.ndim) + (_decided(index).numpy(),), as_symbols(source) * exact(alpha))
 
     def scatter(x, dim, index, source, add=False):
         at = list(np.indices(tuple(index.shape)))
         source = np.broadcast_to(as_symbols(source), tuple(index.shape) if not isinstance(source, Tensor) else tuple(source.shape))
         values = source[tuple(slice(size) for size in index.shape)]
-        at[dim] = index.numpy()
+        at[dim] = _decided(index).numpy()
         return added_at(x, tuple(at), values, add)
 
     def convolution(x, w, b, stride, padding, dilation, transposed, output_padding, groups):
@@ -381,7 +400,7 @@ def _operations():
         'reciprocal': lambda x: 1 / x, 'sqrt': sympy.sqrt, 'rsqrt': lambda x: 1 / sympy.sqrt(x), 'square': lambda x: x ** 2,
         'exp': sympy.exp, 'log': sympy.log, 'sin': sympy.sin, 'cos': sympy.cos, 'erf': sympy.erf,
         'expm1': lambda x: sympy.exp(x) - 1, 'log1p': lambda x: sympy.log(1 + x),
-        'sinh': sympy.sinh, 'cosh': sympy.cosh, 'tanh': sympy.tanh, 'atan': sympy.atan,
+        'sinh': sympy.sinh, 'cosh': sympy.cosh, 'tanh': real(sympy.tanh), 'atan': sympy.atan,
         'sigmoid': lambda x: 1 / (1 + sympy.exp(-x)), 'silu': lambda x: x / (1 + sympy.exp(-x)),
         'softplus': lambda x, beta=1, threshold=20: sympy.log(1 + sympy.exp(beta * x)) / beta,
         'logaddexp': lambda a, b: sympy.log(sympy.exp(a) + sympy.exp(b)),
@@ -488,7 +507,7 @@ def check_numbers(x: Tensor) -> None:
             raise AssertionError(f'at {at} the letters give {value.real:.6g}, torch {number:.6g}')
 
 # %% ../../nbs/toolbox/symbols.ipynb #ddecd60d
-_MOST_TERMS = 2_000       # that multiplying out may make
+_MOST_TERMS = 4_000       # that multiplying out may make
 _MOST_TO_SIMPLIFY = 400   # operations in what `simplify` gets, in all regions together
 _MOST_REGIONS = 64
 
