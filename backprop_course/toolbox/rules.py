@@ -29,7 +29,8 @@ class Rule:
         examples: `examples(normal)` gives a list of tuples of inputs; `normal(*shape)` draws float64 numbers.
         indices: lines of the gradients, for `index_sums`; or a function from the inputs to such lines.
         einsum: lines of the forward pass, each a product; or a function from the inputs to such lines.
-        without: why a witness says nothing about this rule, by the name of the witness.
+        without: why a witness says nothing about this rule, by the name of the witness; for `NumPy`, why it has no
+            NumPy edition.
         options: keyword arguments that both functions are called with in a proof.
 
     Example:
@@ -95,7 +96,8 @@ def rule_for(
             `'grad_w[k, j] += inp[i, k] * grad_out[i, j]'`.
         einsum: the forward pass as products, in the same form: `'out[i, j] += inp[i, k] * w[k, j]'`.
         without: for each witness that can't say anything about this rule, the reason: `{'einsum': 'not a product'}`.
-            The witnesses are `indices`, `einsum`, `SymPy`, `nudging` and `autograd`.
+            The witnesses are `indices`, `einsum`, `SymPy`, `nudging` and `autograd`. For `NumPy` it is the reason why
+            the rule has no NumPy edition.
         options: keyword arguments that both functions are called with in a proof.
 
     Returns:
@@ -118,8 +120,8 @@ def rule_for(
     for name, function in (('f', f), ('examples', examples)):
         if not callable(function) and function is not None or f is None:
             raise TypeError(f'rule_for expects a function for {name}, got {type(function).__name__}')
-    if unknown := set(without or ()) - set(WITNESSES):
-        raise ValueError(f'without expects names of witnesses, {", ".join(WITNESSES)}; got {", ".join(sorted(unknown))}')
+    if unknown := set(without or ()) - {*WITNESSES, 'NumPy'}:
+        raise ValueError(f'without expects names of witnesses, {", ".join(WITNESSES)}, or NumPy; got {", ".join(sorted(unknown))}')
 
     def register(f_backward: Backward) -> Backward:
         __tracebackhide__ = True
