@@ -665,18 +665,18 @@ class EditionTable:
         return self._table()._repr_html_()
 
 
-def compare_editions(*functions: Callable | Rule) -> EditionTable:
+def compare_editions(rules: dict[Callable, Rule] | Callable | None = None) -> EditionTable:
     """Run gradient rules on their examples in both editions, with torch and with NumPy.
 
     Args:
-        *functions: functions that `rule_for` gave a rule, or rules themselves. Without any, all that have a rule.
+        rules: a function that has a rule, or rules by their functions; all that are registered if None.
 
     Returns:
         A table, which is false if the editions of a rule differ or can't be compared.
 
     Raises:
         LookupError: a function that has no rule.
-        TypeError: what is neither a function nor a rule.
+        TypeError: these are no rules.
 
     Example:
         >>> from backprop_course.toolbox.operations import tanh
@@ -684,14 +684,16 @@ def compare_editions(*functions: Callable | Rule) -> EditionTable:
         True
     """
     __tracebackhide__ = True
-    for one in functions:
-        if not callable(one) and not isinstance(one, Rule):
-            raise TypeError(f'compare_editions expects functions that have a rule, got {type(one).__name__}; '
-                            f'try compare_editions(f), or compare_editions() for all of them')
-    rules = [one if isinstance(one, Rule) else find_rule(one) for one in functions] or list(RULES.values())
+    if rules is None:
+        rules = RULES
+    elif callable(rules):
+        rules = {rules: find_rule(rules)}
+    elif not isinstance(rules, dict) or not all(isinstance(rule, Rule) for rule in rules.values()):
+        raise TypeError(f'compare_editions expects rules as RULES holds them, got {type(rules).__name__}; '
+                        f'try compare_editions(f) for a function f that has a rule')
     differences: dict[Callable, dict[str, float | str]] = {}
     reasons = {}
-    for rule in rules:
+    for rule in rules.values():
         if 'NumPy' in rule.without:
             try:
                 numpy_source(rule.f, rule.f_backward)
