@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 from itertools import count
 from math import sqrt as root
+from typing import Optional
 
 import numpy as np
 import pytest
@@ -334,7 +335,7 @@ def unicode_before(x):
     text = 'x² · ∂L/∂x'; return text, x.relu()
 
 
-GREETING, KIND, Axes, Number = 'a constant: ', torch.float64, int | Sequence[int] | None, torch.Tensor | float
+GREETING, NOTHING, KIND, Axes, Number = 'a constant: ', None, torch.float64, int | Sequence[int] | None, torch.Tensor | float
 
 
 def kind_by_another_name(x: torch.Tensor): return torch.exp(x) if isinstance(x, torch.Tensor) else x
@@ -360,7 +361,7 @@ def kinds(x):
     return [isinstance(one, (torch.Tensor, float)) for one in (x, x[0, 0], 1.0, 'x')], isinstance(x.sum(), torch.Tensor | int), x.to(KIND) * 2
 
 
-def alias_of_types(x, dim: Axes = 0) -> Number:
+def alias_of_types(x, dim: Axes = 0, how: Optional[str] = NOTHING) -> Number:
     return x.sum(dim=dim)
 
 
@@ -454,6 +455,8 @@ def constant_that_cannot_be_written(x): return x * INFINITY
 def constant_tensor(x): return x * ONES
 def another_name(x): return alias(x)
 def no_such_function(x): return torch.softplus(x)
+def no_such_function_but_a_method(x): return torch.expand(x, 3)
+def statement_in_a_call(x): torch.exp(x.copy_(x)); return x
 def other_arguments(x): return F.softplus(x, 2)
 def unknown_function(x): return F.gelu(x)
 def spread(x): return x.clamp(*[0, 1])
@@ -479,6 +482,7 @@ fft, alias, INFINITY, ONES = torch.fft.fft, before, float('inf'), torch.ones(2)
     (reserved_inside, 'that name is taken'), (imported_from_torch, 'holds fft, which is not translated: no row'),
     (constant_that_cannot_be_written, 'cannot be written down'), (constant_tensor, 'cannot be written down'), (another_name, 'call it by its own name'),
     (no_such_function, 'holds torch.softplus, which is not translated: torch has no softplus;'),
+    (no_such_function_but_a_method, 'torch has no expand;'), (statement_in_a_call, 'a line of its own'),
     (other_arguments, r'holds F.softplus, which is not translated: TRANSLATIONS has F.softplus\(x\);'),
     (unknown_function, 'holds F.gelu, which is not translated: no row of TRANSLATIONS is for gelu;'),
     (spread, r'TRANSLATIONS has x.clamp\(min, max\), x.clamp\(min\), x.clamp\(max\);'),

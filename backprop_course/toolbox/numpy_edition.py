@@ -14,6 +14,7 @@ import re
 import symtable
 import sys
 import textwrap
+import typing
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -49,9 +50,8 @@ TRANSLATIONS: dict[str, str] = {  # torch -> NumPy
     'x.clamp(max)': 'np.minimum(x, max)',
     'F.softplus(x)': 'np.logaddexp(0, x)',  # torch rounds it to x above 20
     # along axes
-    **{f'x.{name}({given})': f'x.{numpy_name}({wanted})'
-       for name, numpy_name in {'amax': 'max', 'amin': 'min'}.items() | {
-           (name, name) for name in ('sum', 'mean', 'prod', 'any', 'all', 'argmax', 'argmin')}
+    **{f'x.{name}({given})': f'x.{dict(amax="max", amin="min").get(name, name)}({wanted})'
+       for name in ('sum', 'mean', 'prod', 'any', 'all', 'argmax', 'argmin', 'amax', 'amin')
        for given, wanted in (('', ''), ('dim', 'dim'), ('dim, keepdim', 'dim, keepdims=keepdim'))},
     **{f'x.{name}({given})': f'x.{name}({wanted})' for name in ('var', 'std') for given, wanted in (
         ('', 'ddof=1'), ('dim', 'dim, ddof=1'), ('dim, unbiased', 'dim, ddof=int(unbiased)'),
@@ -314,7 +314,8 @@ class _Translator(ast.NodeTransformer):
         "The result of the row that fits, and what its parameters are; None if there is none."
         thing = self.thing(node.func if isinstance(node, ast.Call) else node)
         if isinstance(node, ast.Call):
-            method = node.func.attr if thing is None and isinstance(node.func, ast.Attribute) else None
+            on_object = thing is None and isinstance(node.func, ast.Attribute) and not self.in_module(node.func)
+            method = node.func.attr if on_object else None
             for row in self.rows:
                 if row.called and (row.is_for(thing) or row.is_method and row.word == method):
                     found = row.bind(node, as_method=thing is None)
@@ -342,10 +343,12 @@ class _Translator(ast.NodeTransformer):
             self.unknown.append((node, 'messages are not translated; compute it before'))
         if isinstance(result, ast.stmt) and not isinstance(self.path[-1], ast.Expr):
             self.unknown.append((node, 'NumPy has a statement for it; put it on a line of its own'))
+        self.path.append(node)
         self.replacing += 1
         used = {one.id for one in ast.walk(result) if isinstance(one, ast.Name)}
         found = {name: self.visit(deepcopy(one)) for name, one in found.items() if name in used}
         self.replacing -= 1
+        self.path.pop()
         new = _Fill(found).visit(deepcopy(result))
         if not self.replacing:
             whole = isinstance(new, (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.Constant))
@@ -458,7 +461,7 @@ class _Edition:
         reads = {one: around[one] for one in sorted(self.names(source) - {name}) if one in around}
         translator = _Translator(reads)
         for one, thing in reads.items():
-            if not translator.is_torch(ast.Name(one)) and self.functions.get(one) is not thing:
+            if not translator.is_torch(ast.Name(one)) and (one, thing) not in self.functions.items():
                 self.add_thing(one, thing)
         self.texts[name] = source if function in BY_HAND else self.translated(name, source, translator)
 
@@ -477,6 +480,7 @@ class _Edition:
         __tracebackhide__ = True
         renamed = f' as {name}' if name != getattr(thing, '__name__', name) else ''
         defined = inspect.isroutine(thing) or inspect.isclass(thing) or hasattr(thing, '__wrapped__')
+        defined = defined or name in typing.__all__ and thing is getattr(typing, name)  # such as Optional
         home = (defined and thing.__module__ or '').lstrip('_')
         if isinstance(thing, ModuleType):
             line = f'import {thing.__name__}{renamed}'
@@ -653,7 +657,7 @@ class EditionTable:
         return self.ok
 
     def _table(self):
-        rows = [(rule.__name__, *(f'{one:.0e}' if isinstance(one, float) else one for one in row.values()))
+        rows = [(rule.__name__, *(f'{one:.0e}'.replace('0e+00', '0') if isinstance(one, float) else one for one in row.values()))
                 for rule, row in self.differences.items()]
         rows += [(rule.__name__, '-', reason) for rule, reason in self.reasons.items()]
         return Table(('rule', 'float64', 'float32'), rows)
