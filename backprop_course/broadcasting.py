@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .toolbox.checks import check_same_shape, check_shapes
-from .toolbox.shapes import broadcast_shapes, explain_broadcast, plot_broadcast
 
 # %% ../nbs/02_broadcasting.ipynb #0d031607
 def matmul_broadcast(

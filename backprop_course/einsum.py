@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .toolbox.checks import check_shapes
-from .toolbox.einsums import einsum, einsum_backward
 
 # %% ../nbs/03_einsum.ipynb #e2e0bb63
 def matmul_einsum(

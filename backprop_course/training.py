@@ -425,7 +425,7 @@ def plot_confusion(
         import matplotlib.pyplot as plt
         _, ax = plt.subplots(figsize=(5.4, 5), layout='constrained')
     mistakes = counts - counts.diag().diag()
-    ax.imshow(mistakes, cmap='Oranges', vmin=0, vmax=max(1, 1.5 * mistakes.max().item()))
+    ax.imshow(mistakes.numpy(), cmap='Oranges', vmin=0, vmax=max(1, 1.5 * mistakes.max().item()))
     for right, row in enumerate(counts.tolist()):
         for answer, count in enumerate(row):
             if count:
@@ -456,7 +456,7 @@ def plot_worst(
         ax = plt.subplots(1, len(worst), figsize=size, layout='constrained', squeeze=False)[1][0]
     for one, row in zip(ax, worst):
         right, answer = targ[row].item(), answers[row].item()
-        one.imshow(pictures[row], cmap='gray_r')
+        one.imshow(pictures[row].numpy(), cmap='gray_r')
         one.set(xticks=[], yticks=[])
         one.set_title(f'{right}, right' if right == answer else f'{right}, not {answer}', size=10)
     return ax

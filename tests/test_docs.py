@@ -8,6 +8,7 @@ import backprop_course
 import pytest
 import torch
 from checkout import insist
+from package import import_all
 from run_notebooks import ROOT
 
 MODULES = [f'backprop_course.toolbox.{path.stem}' for path in sorted((ROOT / 'backprop_course/toolbox').glob('*.py')) if path.stem != '__init__']
@@ -20,12 +21,7 @@ def public(module):
 
 
 EVERYTHING = {name: value for module in MODULES for name, value in public(module).items()}
-for name in dir(backprop_course):  # TEMPORARY try, until all modules have arrived
-    try:
-        EVERYTHING |= {name: getattr(backprop_course, name)} if not name.startswith('_') else {}
-    except ImportError:
-        pass
-
+EVERYTHING |= {name: getattr(backprop_course, name) for name in dir(backprop_course) if not name.startswith('_')}
 
 NOTHING = 'None', "<class 'NoneType'>", 'collections.abc.Iterator[None]'  # return annotations that say that nothing comes back
 
@@ -76,3 +72,30 @@ def test_examples(name):
         torch.manual_seed(0)
         runner.run(test, out=said.append)
     insist(not runner.summarize(verbose=False).failed, ''.join(said))
+
+
+# ---- A result that can be asserted is false when it failed.
+
+def true_when_failed(results):
+    "Those classes with an `ok` that are true where it is False, or false where it is True."
+    def reads(kind, ok):
+        return bool(object.__new__(type('Result', (kind,), {'ok': ok}))) is ok
+    return [kind.__name__ for kind in results if not (reads(kind, True) and reads(kind, False))]
+
+
+def test_a_result_that_failed_is_false():
+    classes = {value for module in import_all().values() for value in vars(module).values()
+               if inspect.isclass(value) and value.__module__.startswith('backprop_course') and (hasattr(value, 'ok') or 'ok' in vars(value).get('__annotations__', {}))}
+    assert {'Statement', 'Proof', 'ProofTable'} <= {kind.__name__ for kind in classes}
+    complaints = true_when_failed(classes)
+    insist(not complaints, f'{", ".join(complaints)}: `assert result` passes where .ok is False; give it a __bool__ that returns self.ok')
+
+
+def test_results_that_are_true_when_they_failed_are_found():
+    class Silent:
+        ok = False
+    class Right(Silent):
+        def __bool__(self): return self.ok
+    class Turned(Silent):
+        def __bool__(self): return not self.ok
+    assert true_when_failed([Silent, Right, Turned]) == ['Silent', 'Turned']

@@ -614,8 +614,7 @@ def max_over(inp: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
 
 
 @rule_for(max_over, examples=_matrices, indices=_over('grad_inp[i, j] += grad_{out} * (inp[i, j] == {out})'),
-          without={'einsum': 'it adds everything up, and cannot pick one of several',
-                   'SymPy': 'of two letters nobody can say which is the larger'})
+          without={'einsum': 'it adds everything up, and cannot pick one of several'})
 def max_over_backward(grad_out: Tensor, inp: Tensor, dim: Axes = None, keepdim: bool = False) -> Tensor:
     """The largest entry gets the gradient; several that are equally large share it evenly, as with `amax`.
 
@@ -777,8 +776,7 @@ def take(inp: Tensor, places: Tensor) -> Tensor:
 
 @rule_for(take, examples=lambda normal: [(normal(2, 3), torch.tensor([[0, 0], [4, 2]])), (normal(1, 3), torch.tensor([[1, 1, 1]]))],
           indices='grad_inp[int(places[i, j]) // 3, int(places[i, j]) % 3] += grad_out[i, j]',
-          without={'einsum': 'it reads whole axes, and here single places are read',
-                   'SymPy': 'our tensors of letters can be added, multiplied, reshaped and joined, and have no take'})
+          without={'einsum': 'it reads whole axes, and here single places are read'})
 def take_backward(grad_out: Tensor, inp: Tensor, places: Tensor) -> tuple[Tensor, None]:
     """Each gradient is added at the place that was read.
 

@@ -221,7 +221,8 @@ def by_einsum(case: Case, lines: Sequence[str]) -> Finding:
         out = out + factor * run_einsum(equation, *operands)
         backward = einsum_backward(factor * case.grad_out, equation, *operands)
         for name, grad in zip(names, backward if isinstance(backward, tuple) else (backward,)):
-            grads[name] = grads[name] + grad
+            if grad is not None:  # None for whole numbers
+                grads[name] = grads[name] + grad
     if not torch.allclose(out, case.out, rtol=1e-9, atol=1e-12):
         raise AssertionError(f'these lines do not give what f gives: {"; ".join(lines)}')
     return Finding('\n'.join(lines) + f'\nas {" and ".join(equations)}, by einsum_backward', compare(case, grads, 'einsum'))
@@ -267,7 +268,7 @@ def by_sympy(case: Case) -> Finding:
     grad_out = letters('grad_out', case.grad_out.cpu())
     try:
         with torch.no_grad():
-            out = case.f(*inputs)
+            out: Any = case.f(*inputs)
             look_at(*as_symbols(out).flat)
             grads = case.one_for_each(case.f_backward(grad_out, *inputs))
         for made in (out, *grads):
@@ -381,17 +382,13 @@ class Proof:
         "The silences for which the rule states no reason."
         return [one for one in self.statements if one.state == 'silent' and one.witness not in self.rule.without]
 
-    @property
-    def proofs(self):  # until lesson 10 asks state_of
-        return self.statements
-
     def _table(self):
         rows = []
         for witness in ('contract', *WITNESSES):
             said = self.by(witness)
             groups: dict[tuple[State, str], list[Statement]] = {}
             for one in said:  # proved once, each thing that is wrong once, each reason for silence once
-                groups.setdefault((one.state, '' if one.state == 'proved' else one.text), []).append(one)
+                groups.setdefault((one.state, '' if one.state == 'proved' else one.text.partition('\n')[0]), []).append(one)
             for (state, _), group in sorted(groups.items(), key=lambda pair: ['wrong', 'proved', 'silent'].index(pair[0][0])):
                 result = {'proved': 'ok', 'wrong': 'WRONG', 'silent': '-'}[state]
                 result += f' on {len(group)} of {len(said)}' if len(groups) > 1 else ''

@@ -124,6 +124,7 @@ def rule_for(
         raise ValueError(f'without expects names of witnesses, {", ".join(WITNESSES)}, or NumPy; got {", ".join(sorted(unknown))}')
 
     def register(f_backward: Backward) -> Backward:
+        __tracebackhide__ = True
         if not callable(f_backward):
             raise TypeError(f'rule_for expects a function below it, got {type(f_backward).__name__}')
         for other in [other for other in RULES if _same_definition(other, f)]:

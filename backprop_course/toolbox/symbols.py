@@ -74,7 +74,18 @@ def as_number(expression: Any) -> Any:
 
 # %% ../../nbs/toolbox/symbols.ipynb #b749f21f
 class SymbolicTensor(Tensor):
-    "A tensor of numbers that also carries an expression for each of them. Made by `Letters`, or by `letters`."
+    """A tensor of numbers that also carries an expression for each of them. Made by `letters`, or by `Letters`.
+
+    Args:
+        numbers: what the expressions are worth, a plain tensor.
+        letters: who made it, and follows what is done to it.
+        places: for each entry, where its expression stands in `letters.cells`.
+
+    Example:
+        >>> out = 2 * letters('x', 2)
+        >>> out.shape, out.symbols
+        (torch.Size([2]), array([2*x[0], 2*x[1]], dtype=object))
+    """
     numbers: Tensor
     letters: 'Letters'
     places: Tensor
@@ -329,6 +340,14 @@ def _operations():
         x = x if least is None else larger(x, least)
         return x if most is None else smaller(x, most)
 
+    def real(function):
+        "A function asked at once whether it is real: later, inside a power, SymPy would multiply out to find that it is finite."
+        def ask(x):
+            made = function(x)
+            made.is_real
+            return made
+        return ask
+
     def plus(x, y, alpha=1): return each(as_number, x) + each(as_number, y) * exact(alpha)
     def total(x, dim=None, keepdim=False, dtype=None): return np.sum(each(as_number, x), axis=_axes(x, dim), keepdims=keepdim)
     def count(x, dim): return math.prod(x.shape[axis] for axis in _axes(x, dim))
@@ -392,7 +411,7 @@ def _operations():
         'reciprocal': lambda x: 1 / x, 'sqrt': sympy.sqrt, 'rsqrt': lambda x: 1 / sympy.sqrt(x), 'square': lambda x: x ** 2,
         'exp': sympy.exp, 'log': sympy.log, 'sin': sympy.sin, 'cos': sympy.cos, 'erf': sympy.erf,
         'expm1': lambda x: sympy.exp(x) - 1, 'log1p': lambda x: sympy.log(1 + x),
-        'sinh': sympy.sinh, 'cosh': sympy.cosh, 'tanh': sympy.tanh, 'atan': sympy.atan,
+        'sinh': sympy.sinh, 'cosh': sympy.cosh, 'tanh': real(sympy.tanh), 'atan': sympy.atan,
         'sigmoid': lambda x: 1 / (1 + sympy.exp(-x)), 'silu': lambda x: x / (1 + sympy.exp(-x)),
         'softplus': lambda x, beta=1, threshold=20: sympy.log(1 + sympy.exp(beta * x)) / beta,
         'logaddexp': lambda a, b: sympy.log(sympy.exp(a) + sympy.exp(b)),
@@ -499,7 +518,7 @@ def check_numbers(x: Tensor) -> None:
             raise AssertionError(f'at {at} the letters give {value.real:.6g}, torch {number:.6g}')
 
 # %% ../../nbs/toolbox/symbols.ipynb #ddecd60d
-_MOST_TERMS = 2_000       # that multiplying out may make
+_MOST_TERMS = 4_000       # that multiplying out may make
 _MOST_TO_SIMPLIFY = 400   # operations in what `simplify` gets, in all regions together
 _MOST_REGIONS = 64
 
