@@ -45,9 +45,8 @@ TRANSLATIONS: dict[str, str] = {  # torch -> NumPy
     'x.rsqrt()': '1 / np.sqrt(x)',
     'x.reciprocal()': '1 / x',
     'x.pow(exponent)': 'x ** exponent',
-    'x.clamp(min, max)': 'np.clip(x, min, max)',
-    'x.clamp(min)': 'np.maximum(x, min)',
-    'x.clamp(max)': 'np.minimum(x, max)',
+    **{f'x.{name}({given})': f'np.{wanted}(x, {given})' for name in ('clamp', 'clip')
+       for given, wanted in (('min, max', 'clip'), ('min', 'maximum'), ('max', 'minimum'))},
     'F.softplus(x)': 'np.logaddexp(0, x)',  # torch rounds it to x above 20
     # along axes
     **{f'x.{name}({given})': f'x.{dict(amax="max", amin="min").get(name, name)}({wanted})'
