@@ -114,7 +114,7 @@ class _Line:
                 factor *= self.constant(node)
         output = ''.join(at.id for at in self.indices(self.target))
         stretched = [letter for letter in output if letter not in ''.join(terms)]
-        operands = [self.tensors[name] for name in names]
+        operands = [self.tensors[name].double() for name in names]  # whole numbers are factors, too
         operands += [torch.ones(self.sizes[letter], dtype=torch.float64) for letter in stretched]
         return f'{",".join(terms + stretched)}->{output}', operands, names, factor
 
@@ -221,7 +221,7 @@ def by_einsum(case: Case, lines: Sequence[str]) -> Finding:
         out = out + factor * run_einsum(equation, *operands)
         backward = einsum_backward(factor * case.grad_out, equation, *operands)
         for name, grad in zip(names, backward if isinstance(backward, tuple) else (backward,)):
-            if grad is not None:  # None for whole numbers
+            if grad is not None:
                 grads[name] = grads[name] + grad
     if not torch.allclose(out, case.out, rtol=1e-9, atol=1e-12):
         raise AssertionError(f'these lines do not give what f gives: {"; ".join(lines)}')
