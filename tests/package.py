@@ -9,5 +9,4 @@ from structure import PACKAGE
 def import_all() -> dict[str, ModuleType]:
     "Every module of the package, by its name."
     paths = sorted(path.relative_to(ROOT).with_suffix('') for path in (ROOT / PACKAGE).rglob('*.py') if not path.stem.startswith('_'))
-    names = ['.'.join(path.parts) for path in paths if path.stem != 'numpy_edition']  # TEMPORARY exception
-    return {name: import_module(name) for name in names}
+    return {name: import_module(name) for name in ('.'.join(path.parts) for path in paths)}

@@ -21,12 +21,7 @@ def public(module):
 
 
 EVERYTHING = {name: value for module in MODULES for name, value in public(module).items()}
-for name in dir(backprop_course):  # TEMPORARY try, until all modules have arrived
-    try:
-        EVERYTHING |= {name: getattr(backprop_course, name)} if not name.startswith('_') else {}
-    except ImportError:
-        pass
-
+EVERYTHING |= {name: getattr(backprop_course, name) for name in dir(backprop_course) if not name.startswith('_')}
 
 NOTHING = 'None', "<class 'NoneType'>", 'collections.abc.Iterator[None]'  # return annotations that say that nothing comes back
 

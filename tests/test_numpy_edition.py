@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 from itertools import count
 from math import sqrt as root
+from typing import Optional
 
 import numpy as np
 import pytest
@@ -25,13 +26,13 @@ from backprop_course.toolbox.rules import RULES, Rule, find_rule, rule_for
 from checkout import insist
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from package import import_all
 from strategies import SEEDS
-from test_rules import MODULES  # importing all modules registers all rules
 from torch import exp as exponential
 from torch import log_softmax
 from torch.nn.functional import softplus as softplus_by_name
 
-assert MODULES  # the import is for what it does
+import_all()  # which registers all rules
 each_rule = pytest.mark.parametrize('rule', RULES.values(), ids=lambda rule: f'{rule.f.__module__.split(".")[-1]}.{rule.name}')
 
 
@@ -39,7 +40,7 @@ each_rule = pytest.mark.parametrize('rule', RULES.values(), ids=lambda rule: f'{
 
 @each_rule
 def test_editions_agree(rule):
-    table = compare_editions(rule)
+    table = compare_editions({rule.f: rule})
     insist(table, f'{table}\nFix the translation in the toolbox: a row of TRANSLATIONS, or @by_hand; or let the rule say '
                   f"why it has no NumPy edition, with without={{'NumPy': 'the reason'}}")
 
@@ -52,7 +53,7 @@ def test_another_gradient_is_noticed(rule, monkeypatch):
         several = tuple(None if grad is None else grad + grad.dtype.type(1e-3) for grad in several)
         return several if isinstance(grads, tuple) else several[0]
     monkeypatch.setattr(numpy_edition, 'on_numpy', lambda f: off_by_a_little if f is rule.f_backward else on_numpy(f))
-    assert not compare_editions(rule)
+    assert not compare_editions({rule.f: rule})
 
 
 @pytest.mark.parametrize('spoil, words', [
@@ -104,8 +105,7 @@ def some(normal):
 
 
 @pytest.mark.parametrize('f', [softplus, softplus_of_torch])
-def test_new_rule_has_an_edition(f, monkeypatch):
-    monkeypatch.setattr(sys.modules['backprop_course.toolbox.rules'], 'RULES', RULES | {})
+def test_new_rule_has_an_edition(f):
     rule_for(f, examples=some)(softplus_backward)
     try:
         assert compare_editions(f)
@@ -116,23 +116,24 @@ def test_new_rule_has_an_edition(f, monkeypatch):
 
 @pytest.mark.parametrize('without, ok', [({}, False), ({'NumPy': 'for no reason'}, True)])
 def test_rule_without_an_edition_needs_a_reason(without, ok):
-    silent = Rule(sideways, softplus_backward, some, without=without)
-    table = compare_editions(silent, relu)
+    silent = {sideways: Rule(sideways, softplus_backward, some, without=without)}
+    table = compare_editions(silent | {relu: find_rule(relu)})
     assert bool(table) == ok and ('for no reason' in str(table)) == ok and ('ValueError' in str(table)) != ok
     assert not compare_editions(silent)  # nothing was compared
 
 
 def test_reason_excuses_no_difference():
-    wrong = Rule(relu, lambda_free_wrong, some, without={'NumPy': 'none needed'})
-    assert not compare_editions(wrong)
+    wrong = Rule(relu, in_shared_memory, some, without={'NumPy': 'none needed'})
+    assert not compare_editions({relu: wrong})
+    assert rule_for(softplus, without={'NumPy': 'a reason'}) and softplus not in RULES
 
 
-def lambda_free_wrong(grad_out, inp):
-    return grad_out  # right or not: it lies in the memory of an argument
+def in_shared_memory(grad_out, inp):
+    return grad_out
 
 
 @pytest.mark.parametrize('what, error, words', [
-    ([relu], TypeError, 'expects functions that have a rule, got list'), ({relu: relu}, TypeError, 'got dict'),
+    ([relu], TypeError, 'expects rules as RULES holds them, got list'), ({relu: relu}, TypeError, 'got dict'),
     (len, LookupError, 'len has no rule')])
 def test_what_has_no_rule(what, error, words):
     with pytest.raises(error, match=words):
@@ -334,7 +335,7 @@ def unicode_before(x):
     text = 'x² · ∂L/∂x'; return text, x.relu()
 
 
-GREETING, KIND, Axes, Number = 'a constant: ', torch.float64, int | Sequence[int] | None, torch.Tensor | float
+GREETING, NOTHING, KIND, Axes, Number = 'a constant: ', None, torch.float64, int | Sequence[int] | None, torch.Tensor | float
 
 
 def kind_by_another_name(x: torch.Tensor): return torch.exp(x) if isinstance(x, torch.Tensor) else x
@@ -360,7 +361,7 @@ def kinds(x):
     return [isinstance(one, (torch.Tensor, float)) for one in (x, x[0, 0], 1.0, 'x')], isinstance(x.sum(), torch.Tensor | int), x.to(KIND) * 2
 
 
-def alias_of_types(x, dim: Axes = 0) -> Number:
+def alias_of_types(x, dim: Axes = 0, how: Optional[str] = NOTHING) -> Number:
     return x.sum(dim=dim)
 
 
@@ -454,6 +455,8 @@ def constant_that_cannot_be_written(x): return x * INFINITY
 def constant_tensor(x): return x * ONES
 def another_name(x): return alias(x)
 def no_such_function(x): return torch.softplus(x)
+def no_such_function_but_a_method(x): return torch.expand(x, 3)
+def statement_in_a_call(x): torch.exp(x.copy_(x)); return x
 def other_arguments(x): return F.softplus(x, 2)
 def unknown_function(x): return F.gelu(x)
 def spread(x): return x.clamp(*[0, 1])
@@ -479,6 +482,7 @@ fft, alias, INFINITY, ONES = torch.fft.fft, before, float('inf'), torch.ones(2)
     (reserved_inside, 'that name is taken'), (imported_from_torch, 'holds fft, which is not translated: no row'),
     (constant_that_cannot_be_written, 'cannot be written down'), (constant_tensor, 'cannot be written down'), (another_name, 'call it by its own name'),
     (no_such_function, 'holds torch.softplus, which is not translated: torch has no softplus;'),
+    (no_such_function_but_a_method, 'torch has no expand;'), (statement_in_a_call, 'a line of its own'),
     (other_arguments, r'holds F.softplus, which is not translated: TRANSLATIONS has F.softplus\(x\);'),
     (unknown_function, 'holds F.gelu, which is not translated: no row of TRANSLATIONS is for gelu;'),
     (spread, r'TRANSLATIONS has x.clamp\(min, max\), x.clamp\(min\), x.clamp\(max\);'),

@@ -72,7 +72,7 @@ def test_no_rule(f):
     ((3,), TypeError, 'a function for f, got int'),
     ((None,), TypeError, 'a function for f, got NoneType'),
     ((double, {'examples': [(torch.ones(2),)]}), TypeError, 'a function for examples, got list'),
-    ((double, {'without': {'pen': 'no paper'}}), ValueError, f'names of witnesses, {", ".join(WITNESSES)}; got pen'),
+    ((double, {'without': {'pen': 'no paper'}}), ValueError, f'names of witnesses, {", ".join(WITNESSES)}, or NumPy; got pen'),
     ((double, {'without': {'sympy': '', 'nudges': ''}}), ValueError, 'got nudges, sympy'),
 ])
 def test_refused(told, error, words):

@@ -1,4 +1,6 @@
 """mypy passes on the package, and finds a wrong call of it."""
+import re
+
 import pytest
 from checkout import insist, python
 
@@ -21,7 +23,9 @@ def test_wrong_calls_are_found(tmp_path):
              'check_gradient(torch.exp, lambda grad_out, x: grad_out * x.exp(), torch.ones(2))']
     (tmp_path / 'wrong.py').write_text('\n'.join(lines), encoding='utf-8')
     done = python('-m', 'mypy', '--config-file', 'pyproject.toml', tmp_path / 'wrong.py')
-    errors = [line for line in done.stdout.splitlines() if 'wrong.py' in line and 'error' in line]
-    assert len(errors) == len(WRONG), done.stdout
-    for error, words in zip(errors, WRONG.values()):
-        assert words in error, error
+    found: dict[int, str] = {}  # what is said about each line
+    for place, words in re.findall(r'wrong\.py:(\d+): error: (.*)', done.stdout):
+        found[int(place)] = found.get(int(place), '') + words
+    assert list(found) == [place for place, line in enumerate(lines, start=1) if line in WRONG], done.stdout
+    for said, words in zip(found.values(), WRONG.values()):
+        assert words in said, said

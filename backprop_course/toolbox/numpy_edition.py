@@ -14,6 +14,7 @@ import re
 import symtable
 import sys
 import textwrap
+import typing
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -44,14 +45,12 @@ TRANSLATIONS: dict[str, str] = {  # torch -> NumPy
     'x.rsqrt()': '1 / np.sqrt(x)',
     'x.reciprocal()': '1 / x',
     'x.pow(exponent)': 'x ** exponent',
-    'x.clamp(min, max)': 'np.clip(x, min, max)',
-    'x.clamp(min)': 'np.maximum(x, min)',
-    'x.clamp(max)': 'np.minimum(x, max)',
+    **{f'x.{name}({given})': f'np.{wanted}(x, {given})' for name in ('clamp', 'clip')
+       for given, wanted in (('min, max', 'clip'), ('min', 'maximum'), ('max', 'minimum'))},
     'F.softplus(x)': 'np.logaddexp(0, x)',  # torch rounds it to x above 20
     # along axes
-    **{f'x.{name}({given})': f'x.{numpy_name}({wanted})'
-       for name, numpy_name in {'amax': 'max', 'amin': 'min'}.items() | {
-           (name, name) for name in ('sum', 'mean', 'prod', 'any', 'all', 'argmax', 'argmin')}
+    **{f'x.{name}({given})': f'x.{dict(amax="max", amin="min").get(name, name)}({wanted})'
+       for name in ('sum', 'mean', 'prod', 'any', 'all', 'argmax', 'argmin', 'amax', 'amin')
        for given, wanted in (('', ''), ('dim', 'dim'), ('dim, keepdim', 'dim, keepdims=keepdim'))},
     **{f'x.{name}({given})': f'x.{name}({wanted})' for name in ('var', 'std') for given, wanted in (
         ('', 'ddof=1'), ('dim', 'dim, ddof=1'), ('dim, unbiased', 'dim, ddof=int(unbiased)'),
@@ -314,7 +313,8 @@ class _Translator(ast.NodeTransformer):
         "The result of the row that fits, and what its parameters are; None if there is none."
         thing = self.thing(node.func if isinstance(node, ast.Call) else node)
         if isinstance(node, ast.Call):
-            method = node.func.attr if thing is None and isinstance(node.func, ast.Attribute) else None
+            on_object = thing is None and isinstance(node.func, ast.Attribute) and not self.in_module(node.func)
+            method = node.func.attr if on_object else None
             for row in self.rows:
                 if row.called and (row.is_for(thing) or row.is_method and row.word == method):
                     found = row.bind(node, as_method=thing is None)
@@ -342,10 +342,12 @@ class _Translator(ast.NodeTransformer):
             self.unknown.append((node, 'messages are not translated; compute it before'))
         if isinstance(result, ast.stmt) and not isinstance(self.path[-1], ast.Expr):
             self.unknown.append((node, 'NumPy has a statement for it; put it on a line of its own'))
+        self.path.append(node)
         self.replacing += 1
         used = {one.id for one in ast.walk(result) if isinstance(one, ast.Name)}
         found = {name: self.visit(deepcopy(one)) for name, one in found.items() if name in used}
         self.replacing -= 1
+        self.path.pop()
         new = _Fill(found).visit(deepcopy(result))
         if not self.replacing:
             whole = isinstance(new, (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.Constant))
@@ -458,7 +460,7 @@ class _Edition:
         reads = {one: around[one] for one in sorted(self.names(source) - {name}) if one in around}
         translator = _Translator(reads)
         for one, thing in reads.items():
-            if not translator.is_torch(ast.Name(one)) and self.functions.get(one) is not thing:
+            if not translator.is_torch(ast.Name(one)) and (one, thing) not in self.functions.items():
                 self.add_thing(one, thing)
         self.texts[name] = source if function in BY_HAND else self.translated(name, source, translator)
 
@@ -477,6 +479,7 @@ class _Edition:
         __tracebackhide__ = True
         renamed = f' as {name}' if name != getattr(thing, '__name__', name) else ''
         defined = inspect.isroutine(thing) or inspect.isclass(thing) or hasattr(thing, '__wrapped__')
+        defined = defined or name in typing.__all__ and thing is getattr(typing, name)  # such as Optional
         home = (defined and thing.__module__ or '').lstrip('_')
         if isinstance(thing, ModuleType):
             line = f'import {thing.__name__}{renamed}'
@@ -653,7 +656,7 @@ class EditionTable:
         return self.ok
 
     def _table(self):
-        rows = [(rule.__name__, *(f'{one:.0e}' if isinstance(one, float) else one for one in row.values()))
+        rows = [(rule.__name__, *(f'{one:.0e}'.replace('0e+00', '0') if isinstance(one, float) else one for one in row.values()))
                 for rule, row in self.differences.items()]
         rows += [(rule.__name__, '-', reason) for rule, reason in self.reasons.items()]
         return Table(('rule', 'float64', 'float32'), rows)
@@ -665,18 +668,18 @@ class EditionTable:
         return self._table()._repr_html_()
 
 
-def compare_editions(*functions: Callable | Rule) -> EditionTable:
+def compare_editions(rules: dict[Callable, Rule] | Callable | None = None) -> EditionTable:
     """Run gradient rules on their examples in both editions, with torch and with NumPy.
 
     Args:
-        *functions: functions that `rule_for` gave a rule, or rules themselves. Without any, all that have a rule.
+        rules: a function that has a rule, or rules by their functions; all that are registered if None.
 
     Returns:
         A table, which is false if the editions of a rule differ or can't be compared.
 
     Raises:
         LookupError: a function that has no rule.
-        TypeError: what is neither a function nor a rule.
+        TypeError: these are no rules.
 
     Example:
         >>> from backprop_course.toolbox.operations import tanh
@@ -684,14 +687,16 @@ def compare_editions(*functions: Callable | Rule) -> EditionTable:
         True
     """
     __tracebackhide__ = True
-    for one in functions:
-        if not callable(one) and not isinstance(one, Rule):
-            raise TypeError(f'compare_editions expects functions that have a rule, got {type(one).__name__}; '
-                            f'try compare_editions(f), or compare_editions() for all of them')
-    rules = [one if isinstance(one, Rule) else find_rule(one) for one in functions] or list(RULES.values())
+    if rules is None:
+        rules = RULES
+    elif callable(rules):
+        rules = {rules: find_rule(rules)}
+    elif not isinstance(rules, dict) or not all(isinstance(rule, Rule) for rule in rules.values()):
+        raise TypeError(f'compare_editions expects rules as RULES holds them, got {type(rules).__name__}; '
+                        f'try compare_editions(f) for a function f that has a rule')
     differences: dict[Callable, dict[str, float | str]] = {}
     reasons = {}
-    for rule in rules:
+    for rule in rules.values():
         if 'NumPy' in rule.without:
             try:
                 numpy_source(rule.f, rule.f_backward)

@@ -514,7 +514,7 @@ def prove_gradient(f: Callable[..., Tensor], f_backward: Callable[..., Any], *in
     Args:
         f: the function, `f(*inputs, **options)`, which returns a tensor.
         f_backward: its rule, `f_backward(grad_out, *inputs, **options)`: one gradient for each input, of its
-            shape, or None.
+            shape, or None, about which nothing is said. For what is no tensor it may be left out.
         *inputs: small tensors of any shape, away from kinks, and whatever else `f` takes. Without any, the
             examples of a function that `rule_for` registered.
         indices: lines of the gradients, as for `index_sums`. A registered function has its own.
@@ -530,7 +530,8 @@ def prove_gradient(f: Callable[..., Tensor], f_backward: Callable[..., Any], *in
         AssertionError: the rule is not proved, and `raise_exception` is True.
         LookupError: there are no inputs, and `f` is not registered.
         TypeError: not a function, no float tensor among the inputs, or a function that leaves float64.
-        ValueError: a line can't be read, or `f` gives no numbers for these inputs.
+        ValueError: a line can't be read; or `f` fails at these inputs, changes them, gives inf, nan or nothing, or
+            two results for the same inputs.
 
     Example:
         >>> def scale(x, s): return x * s

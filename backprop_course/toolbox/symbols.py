@@ -74,7 +74,18 @@ def as_number(expression: Any) -> Any:
 
 # %% ../../nbs/toolbox/symbols.ipynb #b749f21f
 class SymbolicTensor(Tensor):
-    "A tensor of numbers that also carries an expression for each of them. Made by `Letters`, or by `letters`."
+    """A tensor of numbers that also carries an expression for each of them. Made by `letters`, or by `Letters`.
+
+    Args:
+        numbers: what the expressions are worth, a plain tensor.
+        letters: who made it, and follows what is done to it.
+        places: for each entry, where its expression stands in `letters.cells`.
+
+    Example:
+        >>> out = 2 * letters('x', 2)
+        >>> out.shape, out.symbols
+        (torch.Size([2]), array([2*x[0], 2*x[1]], dtype=object))
+    """
     numbers: Tensor
     letters: 'Letters'
     places: Tensor
