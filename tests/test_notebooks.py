@@ -67,7 +67,7 @@ def test_unclean_and_unexported(tmp_path):
     exported.execution_count = 7
     nbformat.write(notebook, path)
     assert changed_by('nbdev_clean', folder) == ['nbs/toolbox/checks.ipynb']
-    assert changed_by('nbdev_export', folder) == [f'{PACKAGE}/checks.py']
+    assert changed_by('nbdev_export', folder) == [f'{PACKAGE}/toolbox/checks.py']
 
 
 def write_notebook(path, *cells):

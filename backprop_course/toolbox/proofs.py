@@ -25,7 +25,7 @@ from .display import Table
 from .einsums import einsum as run_einsum
 from .einsums import einsum_backward
 from .gradcheck import CannotJudge, Case, Finding, by_autograd, by_nudging, check_contract, compare
-from .rules import RULES, WITNESSES, Rule, find_rule
+from .rules import WITNESSES, Rule, find_rule, find_rules
 from .symbols import Letters, as_symbols, check_numbers, exact, is_zero
 
 __tracebackhide__ = True  # in pytest, errors point at the caller's line: also past the frames of comprehensions
@@ -555,17 +555,18 @@ def prove_gradient(f: Callable[..., Tensor], f_backward: Callable[..., Any], *in
     return proof
 
 
-def prove_rules(rules: dict[Callable, Rule] | None = None) -> ProofTable:
+def prove_rules(rules: dict[Callable, Rule] | Callable | None = None) -> ProofTable:
     """Prove every registered rule on its examples; a witness needs a stated reason to be silent.
 
     Args:
-        rules: rules by their functions; all that are registered if None.
+        rules: a function that has a rule, or rules by their functions; all that are registered if None.
 
     Returns:
         A `ProofTable`, which is false if a rule is not proved or a silence has no stated reason.
 
     Raises:
-        TypeError: examples that are no tuples of inputs, or a function that can't be proved on them.
+        LookupError: a function that has no rule.
+        TypeError: these are no rules, or examples that are no tuples of inputs, or a function that can't be proved on them.
         ValueError: a rule without examples, or a line that can't be read.
 
     Example:
@@ -575,7 +576,7 @@ def prove_rules(rules: dict[Callable, Rule] | None = None) -> ProofTable:
     """
     __tracebackhide__ = True
     proofs = []
-    for rule in (RULES if rules is None else rules).values():
+    for rule in find_rules(rules):
         try:
             proofs.append(_prove(rule, rule.draw()))
         except (TypeError, ValueError) as error:
