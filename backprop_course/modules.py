@@ -35,12 +35,14 @@ class LayerFunction(Memory):
         call.add_gradients(self.backward_rule(call.upstream_gradient(), *call.inputs))
         self.forget()
 
-    def forward(self, *inputs: Tensor) -> Tensor:  # the function alone, without any memory
+    def forward(self, *inputs: Tensor) -> Tensor:
+        "The function alone: nothing is remembered."
         if (function := type(self).function) is None:
             raise NotImplementedError(f'{type(self).__name__} has no forward; define forward(self, inp)')
         return function(*inputs, *self.parameters())
 
-    def backward_rule(self, grad_out: Tensor, *inputs: Tensor) -> Any:  # a gradient for each input and parameter
+    def backward_rule(self, grad_out: Tensor, *inputs: Tensor) -> Any:
+        "A gradient for each input, then for each parameter; `None` where there is none."
         if (function := type(self).function) is None:
             raise NotImplementedError(f'{type(self).__name__} has no backward_rule; '
                                       f'define backward_rule(self, grad_out, inp)')

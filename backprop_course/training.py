@@ -479,7 +479,11 @@ def _as_pictures(caller, pictures, count):
 class AutogradModel:
     "For `fit`: a function that gives logits, and a loss that has a `.backward()`."
 
-    def __init__(self, predict, loss):
+    def __init__(
+        self,
+        predict,  # gives logits, (batch, n_classes): a `torch.nn.Module`, or any function of the inputs
+        loss,     # of logits and targets: a number that has a `.backward()`
+    ):
         self._predict, self._loss = predict, loss
 
     def __call__(self, inp, targ):

@@ -27,7 +27,7 @@ def test_right(capsys, yours, expected, inputs):
     (lambda x: x.sum(1), total, (X,)), (lambda x: x.sum(0, keepdim=True), total, (X,)), (lambda x: x.sum(0) * 1.01, total, (X,)),
     (lambda x: x.sum(0).tolist(), total, (X,)), (lambda x: 'sum', total, (X,)), (lambda x: (x.sum(0),), total, (X,)), (lambda: 0, total, (X,)),
     (lambda x: x.nothing, total, (X,)), (lambda x: 1 / 0, total, (X,)), ((2, 4), (2, 3), ()), ((2,), (2, 3), ()), (5, lambda: X.numel(), ()),
-    (False, True, ()), ('b', 'a', ()), (3, None, ()), (lambda x: torch.full((3,), float('nan')), total, (X,)), (float('nan'), 1., ()),
+    (False, True, ()), (lambda x: x > 1, True, (X,)), (X > 1, True, ()), (X > 1, 'a', ()), ('b', 'a', ()), (3, None, ()), (lambda x: torch.full((3,), float('nan')), total, (X,)), (float('nan'), 1., ()),
 ])
 def test_wrong(capsys, yours, expected, inputs):
     assert said(capsys, yours, expected, *inputs).startswith('Not yet')

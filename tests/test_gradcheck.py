@@ -200,7 +200,10 @@ CATALOGUE = {  # mistake: function, wrong rule, inputs, words
     'the mean for the bias': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g, g.mean(0)), layer, 'each 5 times too small: a mean for a sum'),
     'the mean for the weights': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g / 5, g.sum(0)), layer, 'each 5 times too small: a mean for a sum'),
     'no sum for the bias': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g, g.clone()), layer, 'is summed over it'),
-    'the sum over the wrong axis': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g, g.sum(1)), same, 'differs from'),
+    'the sum over the wrong axis': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g, g.sum(1)), layer, 'got (5,), torch.float64; is the sum over the wrong axis?'),
+    'the same, on square matrices ': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g, g.sum(1)), same, 'or a sum is over the wrong axis'),
+    'no sum for a single number': (lambda x, s: x * s, lambda g, x, s: (g * s, g * x), (x, draw()), 'over axes 0 and 1 forward is summed over them'),
+    'the sum for the mean of everything': (lambda x: x.mean(), lambda g, x: g * torch.ones_like(x), (x,), 'each 20 times too large: a sum for a mean over 20 numbers?'),
     'an axis left over': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g, g.sum(0, keepdim=True)), layer, 'only axes of size 1'),
     'the first row alone': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g, g[0].clone()), layer, 'only entry 0 along axis 0'),
     '= for +=': (lin, last_row, layer, 'only entry 4 along axis 0'),
@@ -220,6 +223,7 @@ CATALOGUE = {  # mistake: function, wrong rule, inputs, words
     # signs and factors
     'the sign': (mse, lambda g, x, t: (g * 2 / 5 * (t[:, None] - x), None), (column, t), 'a wrong sign'),
     'the sign and a factor': (mse, lambda g, x, t: (g * 3 * (t[:, None] - x), None), (column, t), 'its sign is wrong, too'),
+    'no factor at all': (torch.abs, lambda g, x: g.clone(), (x,), 'it is grad_out as it came; is a factor missing?'),
     'no 2': (mse, lambda g, x, t: (g / 5 * (x - t[:, None]), None), (column, t), 'a factor of 2 is missing'),
     'the sum for the mean': (mse, lambda g, x, t: (g * 2 * (x - t[:, None]), None), (column, t), 'each 5 times too large: a sum for a mean'),
     'a column minus a row': (mse, lambda g, x, t: ((g * 2 / 5 * (x - t)).mean(1, keepdim=True), None), (column, t), 'differs from'),
@@ -298,6 +302,15 @@ OUTSIDE = draw(3).double()
 def test_right_for_these_inputs_only(rule):
     with pytest.raises(AssertionError, match='not for others'):
         check_gradient(remembers, rule, OUTSIDE)
+
+
+def test_no_cause_is_made_up():
+    "A factor of 3 on a gradient that has an axis of size 3 itself: no sum over it comes into question."
+    for rule in (lambda g, x, w, b: (g @ w.T, 3 * x.T @ g, g.sum(0)), lambda g, x, w, b: (g @ w.T, x.T @ g, 3 * g.sum(0))):
+        with pytest.raises(AssertionError, match='each 3 times too large\n'):
+            check_gradient(lin, rule, *layer)
+    with pytest.raises(AssertionError, match='in 20 of 20 entries\n'):
+        check_gradient(lambda x: x @ x.T, lambda g, x: g @ x, x)  # a term is missing, and no usual mistake is that
 
 
 def test_entries_in_the_message():

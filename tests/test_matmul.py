@@ -13,7 +13,7 @@ both = pytest.mark.parametrize('matmul', [matmul_loops, matmul_elementwise])
 def test_neuron():
     assert neuron([1.0, 2.0, 3.0], [0.5, -1.0, 2.0], 1.0) == 5.5
     assert neuron([], [], 1.0) == 1.0
-    with pytest.raises(ValueError, match='3 inputs and 2 weights'):  # zip would drop the third
+    with pytest.raises(ValueError, match='shorter'):  # zip alone would drop the third
         neuron([1.0, 2.0, 3.0], [0.5, -1.0], 1.0)
 
 
@@ -29,9 +29,7 @@ def test_dense():
 
 
 @pytest.mark.parametrize('weights, biases, words', [
-    ([*zip(*WEIGHTS)], [1.0, -2.0], r'3 rows and 2 biases; .* list\(zip\(\*weights\)\)'),
-    (WEIGHTS, [1.0], '2 rows and 1 biases'),
-    ([WEIGHTS[0], WEIGHTS[1][:2]], [1.0, -2.0], '3 inputs and 2 weights')])
+    ([*zip(*WEIGHTS)], [1.0, -2.0], 'shorter'), (WEIGHTS, [1.0], 'shorter'), ([WEIGHTS[0], WEIGHTS[1][:2]], [1.0, -2.0], 'shorter')])
 def test_dense_refuses_what_zip_would_drop(weights, biases, words):
     with pytest.raises(ValueError, match=words):
         dense([1.0, 2.0, 3.0], weights, biases)
@@ -58,5 +56,3 @@ def test_plot_matmul_marks_what_meets():
     ax = plot_matmul(2, 3, 4, i=1, j=2, ax=Figure().subplots())
     bold = {text.get_text() for text in ax.texts if text.get_weight() == 'bold'}
     assert bold == {'a[1, 0]', 'a[1, 1]', 'a[1, 2]', 'b[0, 2]', 'b[1, 2]', 'b[2, 2]', 'out[1, 2]'}
-    with pytest.raises(ValueError, match='count i and j from 0'):
-        plot_matmul(2, 3, 4, i=2, j=0)

@@ -133,7 +133,7 @@ def in_shared_memory(grad_out, inp):
 
 
 @pytest.mark.parametrize('what, error, words', [
-    ([relu], TypeError, 'expects rules as RULES holds them, got list'), ({relu: relu}, TypeError, 'got dict'),
+    ([relu], TypeError, 'a dict as RULES is, got list'), ({relu: relu}, TypeError, 'got dict'),
     (len, LookupError, 'len has no rule')])
 def test_what_has_no_rule(what, error, words):
     with pytest.raises(error, match=words):

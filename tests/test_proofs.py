@@ -103,6 +103,14 @@ def test_einsum_lines():
     assert proof and not silent(proof, 'einsum'), proof
 
 
+def test_whole_numbers_in_einsum_lines():
+    "They are factors like others, and get no gradient."
+    lines = {'einsum': 'out[i] += x[i] * n[i]', 'indices': 'grad_x[i] += grad_out[i] * n[i]'}
+    for factor in (1, 2):
+        proof = prove_gradient(lambda x, n: x * n, lambda g, x, n: (factor * g * n, None), draw(3), torch.tensor([1, 2, 3]), **lines)
+        assert {proof.state_of(witness) for witness in proofs.WITNESSES} == {'proved' if factor == 1 else 'wrong'}, proof
+
+
 @pytest.mark.parametrize('f, rule, inputs', [
     (lambda x: x ** 3, lambda g, x: g * x ** 2, (draw(3, 2),)),
     (lambda x: x * x, lambda g, x: g * x / 0, (draw(3),)),

@@ -46,7 +46,7 @@ def your_turn(yours: Any, expected: Any, *inputs: Any) -> None:
     except AssertionError as error:
         said = ' '.join(str(error).split())
         return print(f'Not yet. {said}' if callable(yours) else f'Not yet: {value} is something else.')  # a guess may be made again
-    except TypeError:  # no numbers
-        if value != wanted:
+    except TypeError:  # no numbers, or not of one kind
+        if isinstance(value, Tensor) or value != wanted:
             return print(f'Not yet: {value!r} is something else.')
     print('Right.')

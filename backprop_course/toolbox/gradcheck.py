@@ -9,6 +9,7 @@ __all__ = ['numerical_gradient', 'plot_step_size', 'Case', 'CannotJudge', 'Findi
 # %% ../../nbs/toolbox/gradcheck.ipynb #e31602b3
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -257,7 +258,7 @@ class Case:
         if not _is_float(value):
             raise AssertionError(f'{name} holds no floating-point numbers, so its gradient should be None, got {_form(grad)}')
         if _form(grad) != _form(value):
-            words = _shape_words(grad.shape, value.shape) if isinstance(grad, Tensor) else ''
+            words = _shape_words(grad.shape, value.shape, self.out.shape) if isinstance(grad, Tensor) else ''
             raise AssertionError(f'the gradient of {name} should have the form of {name}: '
                                  f'{_form(value)}, got {_form(grad)}{words}')
         if any(stride == 0 and size > 1 for stride, size in zip(grad.stride(), grad.shape)):
@@ -299,7 +300,7 @@ def _argument_names(f, count):
     return names
 
 # %% ../../nbs/toolbox/gradcheck.ipynb #9c41015d
-def _shape_words(got, wanted):
+def _shape_words(got, wanted, out):
     "How a gradient came to its shape, if that can be told."
     def stretches(shape, target):
         try:
@@ -315,10 +316,13 @@ def _shape_words(got, wanted):
         return '; is it transposed?'
     if stretches(wanted, got):
         before = (1,) * (len(got) - len(wanted)) + tuple(wanted)
-        axis = next(axis for axis, (one, size) in enumerate(zip(before, got)) if one != size)
-        return f'; what was stretched over axis {axis} forward is summed over it backward'
+        axes = [str(axis) for axis, (one, size) in enumerate(zip(before, got)) if one != size]
+        return (f'; what was stretched over axis {axes[0]} forward is summed over it backward' if len(axes) == 1 else
+                f'; what was stretched over axes {" and ".join(axes)} forward is summed over them backward')
     if stretches(got, wanted):
         return '; it would be stretched to fit, and nobody would complain'
+    if {got, wanted} <= {out[:axis] + out[axis + 1:] for axis in range(len(out))}:
+        return '; is the sum over the wrong axis?'
     return ''
 
 
@@ -327,7 +331,7 @@ def _upstream_mistakes(grad_out):
     if grad_out.numel() > 1:
         yield 'grad_out is replaced by its mean', grad_out.mean().expand_as(grad_out)
     if grad_out.ndim == 2 and grad_out.shape[0] == grad_out.shape[1]:
-        yield 'grad_out is transposed', grad_out.T
+        yield 'grad_out is transposed, or a sum is over the wrong axis', grad_out.T
     for axis, size in enumerate(grad_out.shape):
         if size > 1:
             yield f'grad_out is reversed along axis {axis}', grad_out.flip(axis)
@@ -347,13 +351,15 @@ def _mistakes(case: Case, name: str, grad: Tensor, expected: Tensor) -> Iterator
         yield ': it is transposed', expected.T
     for words, grad_out in _upstream_mistakes(case.grad_out):
         yield f': {words}', case.autograd(grad_out).get(name)
+    zero, zero_here = expected == 0, grad == 0
+    if not zero.any():
+        yield ': it is grad_out as it came; is a factor missing?', case.grad_out
     if case.out.shape == case.tensors[name].shape:
         words = f': right if {name} were the output; is the output used in its place?'
         yield words, case.autograd(changed={name: case.out}).get(name)
     for other, value in case.floats.items():
         if other != name and value.ndim == 2 and value.shape[0] == value.shape[1]:
             yield f': {other} is transposed', case.autograd(changed={other: value.T}).get(name)
-    zero, zero_here = expected == 0, grad == 0
     if zero.any() and torch.equal(zero, ~zero_here):
         yield ': it is 0 where it should not be, and the other way round; is a mask inverted?', grad
     if zero.any():
@@ -371,10 +377,12 @@ def _factor_words(case, factor, expected):
     words = f', each {times:.4g} times too {"large" if factor > 1 else "small"}'
     if abs(times - 2) < 1e-3:
         return f'{words}: a factor of 2 {"too many" if factor > 1 else "is missing"}?'
-    sizes = {size for x in (case.out, *case.tensors.values()) for size in x.shape if size > 1}
-    summed = case.out.shape != expected.shape  # each number goes to several places
-    if summed and any(abs(times / size - 1) < 1e-3 for size in sizes):
-        return f'{words}: a {"sum for a mean" if factor > 1 else "mean for a sum"} over an axis of size {times:.4g}?'
+    here, there = Counter(expected.shape), Counter(case.out.shape)
+    summed = [here - there, there - here]  # axes that only one of the two has
+    for count, over in ([(size, f'an axis of size {size}') for axes in summed for size in axes]
+                        + [(count := math.prod(axes.elements()), f'{count} numbers') for axes in summed]):
+        if count > 1 and abs(times / count - 1) < 1e-3:
+            return f'{words}: a {"sum for a mean" if factor > 1 else "mean for a sum"} over {over}?'
     return words
 
 
@@ -617,7 +625,7 @@ def check_gradient(f: Callable[..., Tensor], f_backward: Callable[..., Any], *in
     Args:
         f: the function, `f(*inputs, **options)`, which returns a tensor.
         f_backward: its rule, `f_backward(grad_out, *inputs, **options)`: one gradient for each input, of its
-            shape, or None.
+            shape, or None, about which nothing is said. For what is no tensor it may be left out.
         *inputs: small tensors of any shape, away from kinks, and whatever else `f` takes.
         generator: draws the upstream gradient; without one the numbers are the same each time.
         **options: keyword arguments of both functions.
@@ -629,7 +637,8 @@ def check_gradient(f: Callable[..., Tensor], f_backward: Callable[..., Any], *in
     Raises:
         AssertionError: the rule is wrong; the message has the worst entries, and the mistake if it is a usual one.
         TypeError: not a function, no float tensor among the inputs, or a function that leaves float64.
-        ValueError: there is nothing to compare with, as at a kink of `f`.
+        ValueError: nothing can be said here: `f` has a kink at these inputs, fails, changes them, gives inf, nan
+            or nothing, or two results for the same inputs.
 
     Example:
         >>> w = torch.ones(3, 2)

@@ -31,7 +31,7 @@ from torch import Tensor
 from .display import Table
 from .einsums import align_axes
 from .operations import take_backward
-from .rules import RULES, Rule, find_rule, rule_for
+from .rules import Rule, find_rules, rule_for
 
 # %% ../../nbs/toolbox/numpy_edition.ipynb #dcbae9f8
 TRANSLATIONS: dict[str, str] = {  # torch -> NumPy
@@ -45,9 +45,8 @@ TRANSLATIONS: dict[str, str] = {  # torch -> NumPy
     'x.rsqrt()': '1 / np.sqrt(x)',
     'x.reciprocal()': '1 / x',
     'x.pow(exponent)': 'x ** exponent',
-    'x.clamp(min, max)': 'np.clip(x, min, max)',
-    'x.clamp(min)': 'np.maximum(x, min)',
-    'x.clamp(max)': 'np.minimum(x, max)',
+    **{f'x.{name}({given})': f'np.{wanted}(x, {given})' for name in ('clamp', 'clip')
+       for given, wanted in (('min, max', 'clip'), ('min', 'maximum'), ('max', 'minimum'))},
     'F.softplus(x)': 'np.logaddexp(0, x)',  # torch rounds it to x above 20
     # along axes
     **{f'x.{name}({given})': f'x.{dict(amax="max", amin="min").get(name, name)}({wanted})'
@@ -688,16 +687,9 @@ def compare_editions(rules: dict[Callable, Rule] | Callable | None = None) -> Ed
         True
     """
     __tracebackhide__ = True
-    if rules is None:
-        rules = RULES
-    elif callable(rules):
-        rules = {rules: find_rule(rules)}
-    elif not isinstance(rules, dict) or not all(isinstance(rule, Rule) for rule in rules.values()):
-        raise TypeError(f'compare_editions expects rules as RULES holds them, got {type(rules).__name__}; '
-                        f'try compare_editions(f) for a function f that has a rule')
     differences: dict[Callable, dict[str, float | str]] = {}
     reasons = {}
-    for rule in rules.values():
+    for rule in find_rules(rules):
         if 'NumPy' in rule.without:
             try:
                 numpy_source(rule.f, rule.f_backward)

@@ -762,7 +762,7 @@ def take(inp: Tensor, places: Tensor) -> Tensor:
 
     Args:
         inp: any shape.
-        places: whole numbers, any shape: places in `inp`, read row by row.
+        places: whole numbers, any shape: places in `inp`, read row by row; below 0 from the end.
 
     Returns:
         The entries, of the shape of `places`.
@@ -793,4 +793,4 @@ def take_backward(grad_out: Tensor, inp: Tensor, places: Tensor) -> tuple[Tensor
                 [0., 1.]]), None)
     """
     grad = grad_out.new_zeros(inp.numel())
-    return grad.index_add_(0, places.reshape(-1), grad_out.reshape(-1)).reshape(inp.shape), None
+    return grad.index_add_(0, places.reshape(-1) % max(1, inp.numel()), grad_out.reshape(-1)).reshape(inp.shape), None

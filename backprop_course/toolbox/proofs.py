@@ -25,7 +25,7 @@ from .display import Table
 from .einsums import einsum as run_einsum
 from .einsums import einsum_backward
 from .gradcheck import CannotJudge, Case, Finding, by_autograd, by_nudging, check_contract, compare
-from .rules import RULES, WITNESSES, Rule, find_rule
+from .rules import WITNESSES, Rule, find_rule, find_rules
 from .symbols import Letters, as_symbols, check_numbers, exact, is_zero
 
 __tracebackhide__ = True  # in pytest, errors point at the caller's line: also past the frames of comprehensions
@@ -114,7 +114,7 @@ class _Line:
                 factor *= self.constant(node)
         output = ''.join(at.id for at in self.indices(self.target))
         stretched = [letter for letter in output if letter not in ''.join(terms)]
-        operands = [self.tensors[name] for name in names]
+        operands = [self.tensors[name].double() for name in names]  # whole numbers are factors, too
         operands += [torch.ones(self.sizes[letter], dtype=torch.float64) for letter in stretched]
         return f'{",".join(terms + stretched)}->{output}', operands, names, factor
 
@@ -221,7 +221,7 @@ def by_einsum(case: Case, lines: Sequence[str]) -> Finding:
         out = out + factor * run_einsum(equation, *operands)
         backward = einsum_backward(factor * case.grad_out, equation, *operands)
         for name, grad in zip(names, backward if isinstance(backward, tuple) else (backward,)):
-            if grad is not None:  # None for whole numbers
+            if grad is not None:
                 grads[name] = grads[name] + grad
     if not torch.allclose(out, case.out, rtol=1e-9, atol=1e-12):
         raise AssertionError(f'these lines do not give what f gives: {"; ".join(lines)}')
@@ -514,7 +514,7 @@ def prove_gradient(f: Callable[..., Tensor], f_backward: Callable[..., Any], *in
     Args:
         f: the function, `f(*inputs, **options)`, which returns a tensor.
         f_backward: its rule, `f_backward(grad_out, *inputs, **options)`: one gradient for each input, of its
-            shape, or None.
+            shape, or None, about which nothing is said. For what is no tensor it may be left out.
         *inputs: small tensors of any shape, away from kinks, and whatever else `f` takes. Without any, the
             examples of a function that `rule_for` registered.
         indices: lines of the gradients, as for `index_sums`. A registered function has its own.
@@ -530,7 +530,8 @@ def prove_gradient(f: Callable[..., Tensor], f_backward: Callable[..., Any], *in
         AssertionError: the rule is not proved, and `raise_exception` is True.
         LookupError: there are no inputs, and `f` is not registered.
         TypeError: not a function, no float tensor among the inputs, or a function that leaves float64.
-        ValueError: a line can't be read, or `f` gives no numbers for these inputs.
+        ValueError: a line can't be read; or `f` fails at these inputs, changes them, gives inf, nan or nothing, or
+            two results for the same inputs.
 
     Example:
         >>> def scale(x, s): return x * s
@@ -554,17 +555,18 @@ def prove_gradient(f: Callable[..., Tensor], f_backward: Callable[..., Any], *in
     return proof
 
 
-def prove_rules(rules: dict[Callable, Rule] | None = None) -> ProofTable:
+def prove_rules(rules: dict[Callable, Rule] | Callable | None = None) -> ProofTable:
     """Prove every registered rule on its examples; a witness needs a stated reason to be silent.
 
     Args:
-        rules: rules by their functions; all that are registered if None.
+        rules: a function that has a rule, or rules by their functions; all that are registered if None.
 
     Returns:
         A `ProofTable`, which is false if a rule is not proved or a silence has no stated reason.
 
     Raises:
-        TypeError: examples that are no tuples of inputs, or a function that can't be proved on them.
+        LookupError: a function that has no rule.
+        TypeError: these are no rules, or examples that are no tuples of inputs, or a function that can't be proved on them.
         ValueError: a rule without examples, or a line that can't be read.
 
     Example:
@@ -574,7 +576,7 @@ def prove_rules(rules: dict[Callable, Rule] | None = None) -> ProofTable:
     """
     __tracebackhide__ = True
     proofs = []
-    for rule in (RULES if rules is None else rules).values():
+    for rule in find_rules(rules):
         try:
             proofs.append(_prove(rule, rule.draw()))
         except (TypeError, ValueError) as error:
