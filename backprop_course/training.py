@@ -125,6 +125,8 @@ class Optimizer:
     def __init__(self, parameters: Iterable, lr: float):
         self.parameters, self.lr, self.steps = each_once(parameters), lr, 0
 
+    def direction(self, place, grad): raise NotImplementedError
+
     @torch.no_grad()
     def step(self) -> None:
         "Change every parameter once, or none if one of them has no gradient."
