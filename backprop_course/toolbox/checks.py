@@ -194,9 +194,9 @@ def check_labels(caller: str, inp: Tensor, targ: Tensor) -> None:
         fix = 'targ.long()' if isinstance(targ, Tensor) else 'torch.tensor(targ)'
         raise TypeError(f'{caller} expects a tensor of whole numbers, the classes, in targ, got {kind}; try {fix}')
     if targ.shape != (batch,):
-        fixes = {(batch, 1): '; try targ.squeeze(-1)', (batch, n_classes): '; try targ.argmax(1)'}
-        raise ValueError(f'{caller} expects targ of shape ({batch},), a class for each row, '
-                         f'got {tuple(targ.shape)}{fixes.get(tuple(targ.shape), "")}')
+        fixes = {'; try targ.squeeze(-1)': (batch, 1), '; try targ.argmax(1)': (batch, n_classes)}
+        fix = next((fix for fix, shape in fixes.items() if targ.shape == shape), '')
+        raise ValueError(f'{caller} expects targ of shape ({batch},), a class for each row, got {tuple(targ.shape)}{fix}')
     if targ.device != inp.device:
         raise ValueError(f'{caller} expects one device, got {inp.device} for inp and {targ.device} for targ; try targ.to(inp.device)')
     if batch and not 0 <= targ.min() <= targ.max() < n_classes:
