@@ -138,7 +138,12 @@ class MyRelu(torch.autograd.Function):
 class LinearLayer(nn.Module):
     "`nn.Linear` from scratch: the same numbers, names and shapes."
 
-    def __init__(self, n_in: int, n_out: int, *, generator: torch.Generator | None = None):
+    def __init__(
+        self,
+        n_in: int,   # numbers that come in
+        n_out: int,  # numbers that go out
+        generator: torch.Generator | None = None,  # for the weights; PyTorch's own by default
+    ):
         super().__init__()
         bound = n_in ** -0.5
         self.weight = nn.Parameter(torch.empty(n_out, n_in).uniform_(-bound, bound, generator=generator))
