@@ -17,7 +17,7 @@ def unbroadcast(
     shape: tuple,  # the shape that it had before
 ) -> Tensor:       # the gradient of what was there before, of exactly `shape`
     "Sum `grad` over the axes along which `shape` was stretched; if none was, share its memory."
-    before = (1,) * (grad.ndim - len(shape)) + tuple(shape)
+    before = (1,) * (grad.ndim - len(shape)) + tuple(shape)  # the first rule
     axes = [axis for axis, (old, new) in enumerate(zip(before, grad.shape, strict=True)) if old != new]
     return (grad.sum(axes, keepdim=True) if axes else grad).reshape(shape)
 

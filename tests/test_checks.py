@@ -1,7 +1,7 @@
 """Arguments that don't fit are refused, with words that are right; arguments that fit are not."""
 import pytest
 import torch
-from backprop_course.toolbox.checks import check_floats, check_same_shape, check_shapes, expect_error
+from backprop_course.toolbox.checks import check_floats, check_labels, check_same_shape, check_shapes, expect_error
 
 
 def ones(*shape, **options):
@@ -51,6 +51,32 @@ def test_same_shape():
     check_same_shape('f', a=ones(0, 3), b=ones(0, 3))
     with pytest.raises(ValueError, match=r'f expects a and c of one shape, got \(2,\) and \(1, 2\)'):
         check_same_shape('f', a=ones(2), b=ones(2), c=ones(1, 2))
+
+
+LOGITS = ones(4, 10)
+WRONG_LABELS = [
+    (torch.tensor([1., 2., 3., 4.]), TypeError, 'whole numbers, the classes, in targ, got torch.float32; try targ.long()'),
+    ([1, 2, 3, 4], TypeError, 'got list; try torch.tensor(targ)'),
+    (torch.tensor([True] * 4), TypeError, 'got torch.bool'),
+    (torch.tensor([[1], [2], [3], [4]]), ValueError, 'targ of shape (4,), a class for each row, got (4, 1); try targ.squeeze(-1)'),
+    (torch.eye(10, dtype=torch.int64)[:4], ValueError, 'got (4, 10); try targ.argmax(1)'),
+    (torch.tensor([1, 2, 3]), ValueError, 'got (3,)'),
+    (torch.tensor([1, 2, 3, 10]), ValueError, 'classes from 0 to 9, got 1 to 10'),
+    (torch.tensor([-1, 2, 3, 4]), ValueError, 'got -1 to 4'),
+]
+
+
+@pytest.mark.parametrize('targ, error, words', WRONG_LABELS)
+def test_labels_that_are_refused(targ, error, words):
+    with pytest.raises(error) as refused:
+        check_labels('f', LOGITS, targ)
+    assert str(refused.value).startswith('f expects') and words in str(refused.value)
+
+
+def test_labels_that_fit():
+    for dtype in (torch.uint8, torch.int32, torch.int64):
+        check_labels('f', LOGITS, torch.tensor([0, 9, 3, 3], dtype=dtype))
+    check_labels('f', LOGITS[:0], torch.tensor([], dtype=torch.int64))
 
 
 def test_the_caller_sees_its_own_line(pytester_run):

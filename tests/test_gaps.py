@@ -16,7 +16,7 @@ def said(capsys, *arguments):
 
 @pytest.mark.parametrize('yours, expected, inputs', [
     (lambda x: x[0] + x[1], total, (X,)), (lambda x: list(x.unbind()), lambda x: x.unbind(), (X,)), (torch.Size([2, 3]), (2, 3), ()),
-    (6, lambda: X.numel(), ()), (0.33334, 1 / 3, ()), (True, lambda: bool((X >= 0).all()), ()), ('a', 'a', ()), (None, None, ()),
+    (6, lambda: X.numel(), ()), (lambda x: x.sum(), 15.0, (X,)), (torch.tensor(True), True, ()), (0.33334, 1 / 3, ()), (True, lambda: bool((X >= 0).all()), ()), ('a', 'a', ()), (None, None, ()),
     (torch.tensor(float('nan')), torch.tensor(float('nan')), ()), (lambda x: x.double().sum(0), total, (X,)),
 ])
 def test_right(capsys, yours, expected, inputs):
@@ -40,6 +40,7 @@ def test_not_written(capsys, yours):
 
 def test_a_guess_does_not_see_the_answer(capsys):
     assert '3' not in said(capsys, (2, 4), (2, 3))
+    assert said(capsys, lambda x: x.max(), 6., X).startswith('Not yet')
     assert '6' not in said(capsys, 5, lambda: X.numel())
 
 

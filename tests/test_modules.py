@@ -11,6 +11,7 @@ from backprop_course.forward import lin, mse, relu
 from backprop_course.modules import LayerFunction, Lin, LinearLayer, Model, Module, Mse, MyRelu, Relu, each_once
 from backprop_course.toolbox.gradcheck import check_gradient
 from backprop_course.toolbox.rules import RULES, Rule
+from backprop_course.traps import hidden_parameters
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS
@@ -317,7 +318,7 @@ def test_it_is_our_rule_that_runs():
         torch.autograd.gradcheck(Doubling.apply, random(5, 3).requires_grad_())
 
 
-# ---- A module that finds its parameters.
+# ---- PyTorch's module without super().__init__().
 
 class Dense(Module):
     def __init__(self, w, b): self.w, self.b = nn.Parameter(w), nn.Parameter(b)
@@ -329,79 +330,147 @@ class TwoLayers(Module):
     def forward(self, inp): return self.last(MyRelu.apply(self.first(inp)))
 
 
+class Mixed(Module):
+    "Our modules and PyTorch's, one in the other."
+    def __init__(self, n_in=4):
+        self.body = nn.Sequential(nn.Linear(n_in, 5), nn.BatchNorm1d(5), Dense(torch.ones(5, 3), torch.zeros(3)))
+        self.rest = nn.ModuleList([nn.Linear(3, 3), nn.ModuleDict({'a': nn.Linear(3, 3)})])
+        self.register_buffer('mean', torch.ones(3))
+
+    def forward(self, inp):
+        return self.rest[1]['a'](self.rest[0](self.body(inp))) - self.mean
+
+
+class CallsSuper(Module):
+    def __init__(self, when):
+        if when == 'first':
+            super().__init__()
+        self.first = nn.Linear(4, 3)
+        self.register_buffer('mean', torch.ones(3))
+        if when == 'last':
+            super().__init__()
+
+
 def names(module):
     return [name for name, _ in module.named_parameters()]
 
 
 def test_module():
     own, inp, targ = TwoLayers(*weights()), random(5, 4), random(5)
-    assert names(own) == ['first.w', 'first.b', 'last.w', 'last.b']
+    assert isinstance(own, nn.Module) and names(own) == ['first.w', 'first.b', 'last.w', 'last.b']
     mse(own(inp), targ).backward()
     expected = by_autograd(lambda *w: mse(lin(relu(lin(inp, *w[:2])), *w[2:]), targ), *weights())
     assert_close([p.grad for p in own.parameters()], list(expected))
 
 
+def test_without_new_nothing_would_be_registered():
+    "What `Module` saves: the same class on `nn.Module` fails at its first assignment."
+    class Forgotten(nn.Module):
+        def __init__(self): self.first = nn.Linear(2, 2)
+
+    with pytest.raises(AttributeError, match='before Module.__init__'):
+        Forgotten()
+
+
+def test_pytorchs_layers_inside():
+    own = Mixed()
+    assert names(own) == [f'body.{name}' for name in ('0.weight', '0.bias', '1.weight', '1.bias', '2.w', '2.b')] + [
+        f'rest.{name}' for name in ('0.weight', '0.bias', '1.a.weight', '1.a.bias')]
+    assert [name for name, _ in own.named_buffers()] == ['mean', 'body.1.running_mean', 'body.1.running_var', 'body.1.num_batches_tracked']
+    assert not own.eval().body[1].training and own.train().body[1].training
+    optimizer = torch.optim.SGD(own.parameters(), lr=0.1)
+    before = [p.detach().clone() for p in own.parameters()]
+    own(random(6, 4, dtype=torch.float32)).pow(2).sum().backward()
+    optimizer.step()
+    assert all(p.grad.shape == p.shape for p in own.parameters()) and any(not torch.equal(p, q) for p, q in zip(own.parameters(), before))
+
+
+@pytest.mark.parametrize('outer', [lambda own: nn.Sequential(own, nn.ReLU()), lambda own: nn.ModuleList([own])], ids=['Sequential', 'ModuleList'])
+def test_inside_pytorchs_containers(outer):
+    assert names(outer(Dense(random(3, 2), random(2)))) == ['0.w', '0.b']
+
+
+def test_state_dict_and_back():
+    own, other, inp = Mixed().eval(), Mixed().eval(), random(6, 4, dtype=torch.float32)
+    assert not torch.allclose(own(inp), other(inp))
+    assert not any(other.load_state_dict(own.state_dict()))
+    assert_close(other(inp), own(inp), rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match='size mismatch'):
+        Mixed(n_in=3).load_state_dict(own.state_dict())
+
+
+def test_to_another_dtype():
+    own = Mixed().to(torch.float64)
+    assert {tensor.dtype for tensor in (*own.parameters(), own.mean)} == {torch.float64}
+    assert own(random(6, 4)).dtype == torch.float64
+
+
+def test_hooks():
+    own, seen = Mixed(), []
+    own.register_forward_hook(lambda module, inputs, out: seen.append(('out', tuple(out.shape))))
+    own.rest[0].register_forward_pre_hook(lambda module, inputs: seen.append(('in', tuple(inputs[0].shape))))
+    own.register_full_backward_hook(lambda module, grads, grad_outs: seen.append(('back', tuple(grad_outs[0].shape))))
+    own(random(6, 4, dtype=torch.float32).requires_grad_()).sum().backward()
+    assert seen == [('in', (6, 3)), ('out', (6, 3)), ('back', (6, 3))]
+
+
+@pytest.mark.parametrize('when', ['first', 'last', 'never'])
+def test_subclasses_that_call_super(when):
+    own = CallsSuper(when)
+    assert names(own) == ['first.weight', 'first.bias'] and list(dict(own.named_buffers())) == ['mean']
+
+
+def test_subclass_of_a_subclass():
+    class Deeper(TwoLayers):
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.scale = nn.Parameter(torch.ones(()))
+
+    assert names(Deeper(*weights())) == ['scale', 'first.w', 'first.b', 'last.w', 'last.b']
+
+
+def test_together_with_one_of_pytorchs():
+    class Row(nn.Sequential, Module): pass
+
+    assert names(Row(nn.Linear(2, 2), Dense(random(2, 2), random(2)))) == ['0.weight', '0.bias', '1.w', '1.b']
+
+
+def test_arguments_that_no_init_takes():
+    class Empty(Module): pass
+
+    assert names(Empty()) == []
+    with pytest.raises(TypeError, match='positional'):
+        Empty(3)
+
+
 def test_assigned_anew():
     own = TwoLayers(*weights())
     own.last = own.first
-    assert len(own.parameters()) == 2 and names(own) == ['first.w', 'first.b', 'last.w', 'last.b']
-    own.last = 'nothing'
-    assert names(own) == ['first.w', 'first.b']
+    assert len(list(own.parameters())) == 2
     own.first.w = nn.Parameter(torch.zeros(2))
-    assert own.parameters()[1].tolist() == [0, 0]
-    del own.first
-    assert not own.parameters() and not hasattr(own, 'first')
-
-
-def test_a_module_in_the_place_of_a_parameter():
-    own = Dense(random(3), random(3))
-    own.w = Dense(random(2), random(2))
-    assert names(own) == ['b', 'w.w', 'w.b']
+    assert next(own.parameters()).tolist() == [0, 0]
+    del own.first, own.last
+    assert names(own) == [] and not hasattr(own, 'first')
+    with pytest.raises(TypeError, match='torch.nn.Parameter or None expected'):
+        own = Dense(random(3, 1), random(1))
+        own.w = own.w - 0.1
 
 
 @pytest.mark.parametrize('twin', [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=['deepcopy', 'pickle'])
-def test_twins_of_modules(twin):
-    own = TwoLayers(*weights())
+@pytest.mark.parametrize('kind, given', [(TwoLayers, weights()), (Mixed, ()), (CallsSuper, ('last',))], ids=['TwoLayers', 'Mixed', 'CallsSuper'])
+def test_twins_of_modules(kind, given, twin):
+    own = kind(*given)
     other = twin(own)
-    assert names(other) == names(own) and other.parameters()[0] is other.first.w is not own.first.w
-    assert_close(other(random(5, 4)), own(random(5, 4)))
+    assert names(other) == names(own) and next(other.parameters()) is not next(own.parameters())
+    assert_close(other.state_dict(), own.state_dict(), rtol=0, atol=0)
 
 
-def hide(value):
+def test_a_plain_list_hides_its_layers_as_in_pytorch():
     own = Dense(random(3, 1), random(1))
-    own.layers = value
-
-
-@pytest.mark.parametrize('value, words', [
-    ([nn.Parameter(random(3))], 'Dense.layers: what is in a list is not found; assign each parameter and module'),
-    ((Dense(random(1), random(1)),), 'what is in a tuple'), ({'a': Relu()}, 'what is in a dict'), ({nn.Parameter(random(3))}, 'what is in a set'),
-    ([1, [{'deep': (nn.Linear(1, 1),)}]], 'what is in a list'),
-    (nn.Linear(1, 1), 'the parameters of a Linear are not found; use a Module'), (Relu(), 'the parameters of a Relu are not found')])
-def test_what_would_be_hidden_is_refused(value, words):
-    with pytest.raises(TypeError, match=words):
-        hide(value)
-
-
-def test_what_hides_nothing_is_not_refused():
-    for value in ([1, 2], {'name': [torch.ones(3)]}, torch.ones(3), None, 'text', []):
-        hide(value)
-
-
-def test_plain_tensor_in_the_place_of_a_parameter():
-    own = Dense(random(3, 1), random(1))
-    with pytest.raises(TypeError, match=r'Dense.w is a parameter, got a plain tensor for it; try nn.Parameter\(value\)'):
-        own.w = own.w - 0.1
-    assert own.parameters()[0] is own.w
-    own.w = None  # on purpose
-    assert names(own) == ['b']
-
-
-def test_list_that_grows_later():
-    own = Dense(random(3, 1), random(1))
-    own.later = []
-    own.later.append(nn.Parameter(random(3)))
-    with pytest.raises(TypeError, match='Dense.later: what is in a list'):
-        own.parameters()
+    own.layers = [nn.Linear(1, 1)]
+    assert names(own) == ['w', 'b'] and list(hidden_parameters(own)) == ['layers[0].weight', 'layers[0].bias']
+    own.layers = nn.ModuleList(own.layers)
+    assert len(names(own)) == 4 and not hidden_parameters(own)
 
 
 # ---- nn.Linear from scratch.
@@ -424,13 +493,3 @@ def test_linear_layer(n_in, n_out, shape, seed):
 def test_linear_layer_from_a_generator():
     first, again = (LinearLayer(3, 2, generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert_close(first.state_dict(), again.state_dict(), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize('call, error, words', [
-    (lambda: LinearLayer(0, 5), ValueError, 'sizes of at least 1, got n_in=0, n_out=5'), (lambda: LinearLayer(3, 2.0), ValueError, 'n_out=2.0'),
-    (lambda: LinearLayer(3, 2)(torch.ones(3, 4)), ValueError, r'expects inp of shape \(..., 3\), got \(3, 4\)'),
-    (lambda: LinearLayer(3, 2)(torch.tensor(1.0)), ValueError, r'got \(\)'),
-    (lambda: LinearLayer(3, 2)(torch.ones(4, 3, dtype=torch.int64)), TypeError, 'floating-point')])
-def test_what_linear_layer_refuses(call, error, words):
-    with pytest.raises(error, match=words):
-        call()

@@ -1,30 +1,19 @@
-"""Losses and optimisers are PyTorch's to the last digits, training refuses what would go wrong silently, and files say what is wrong with them."""
+"""Losses and optimisers are PyTorch's to the last digits, and so is the training that they do."""
 import copy
-import gzip
 import math
-import sys
 
-import matplotlib.pyplot as plt
 import pytest
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from backprop_course.modules import Lin, Model, Relu
 from backprop_course.toolbox.engine import Variable
-from backprop_course.training import (SGD, Adam, AutogradModel, CrossEntropy, Data, History, Optimizer, accuracy, batches, confusion,
-                                      cross_entropy, cross_entropy_backward, digits, fit, log_softmax, log_softmax_backward, log_sum_exp,
-                                      log_sum_exp_backward, mnist, plot_confusion, plot_history, plot_worst, read_idx)
+from backprop_course.training import (SGD, Adam, CrossEntropy, Data, History, Optimizer, accuracy, batches, cross_entropy, cross_entropy_backward,
+                                      digits, fit, log_softmax, log_softmax_backward, log_sum_exp)
 from hypothesis import event, given
 from hypothesis import strategies as st
 from strategies import SEEDS
 from torch import nn
 from torch.testing import assert_close
-
-
-@pytest.fixture(autouse=True)
-def no_figures_left():
-    yield
-    plt.close('all')
 
 
 def random(*shape, seed=0, dtype=torch.float32):
@@ -62,10 +51,6 @@ def test_log_sum_exp(problem):
     assert_close(out, inp.logsumexp(1), rtol=1e-12, atol=0)
     above = out - inp.amax(1)
     assert (above >= 0).all() and (above <= math.log(inp.shape[1]) * (1 + 1e-9) + out.abs() * 1e-15).all()
-    grad = log_sum_exp_backward(upstream[:, 0], inp)
-    assert_close(grad, upstream[:, :1] * inp.softmax(1), rtol=1e-9, atol=1e-15)
-    if inp.abs().sum() < 1e4:  # of numbers near 1e15 torch's own gradient is off by 5%
-        assert_close(grad, torch_gradient(lambda x: x.logsumexp(1), upstream[:, 0], inp))
 
 
 @given(problems())
@@ -130,31 +115,18 @@ def test_nothing_and_one_class():
     assert cross_entropy(random(4, 1), torch.zeros(4, dtype=torch.int64)) == 0
 
 
-LOGITS = torch.ones(4, 10)
-WRONG_LABELS = [
-    (torch.tensor([1., 2., 3., 4.]), TypeError, 'whole numbers, the classes, in targ, got torch.float32; try targ.long()'),
-    ([1, 2, 3, 4], TypeError, 'got list; try torch.tensor(targ)'),
-    (torch.tensor([True] * 4), TypeError, 'got torch.bool'),
-    (torch.tensor([[1], [2], [3], [4]]), ValueError, 'targ of shape (4,), a class for each row, got (4, 1); try targ.squeeze(-1)'),
-    (torch.eye(10, dtype=torch.int64)[:4], ValueError, 'got (4, 10); try targ.argmax(1)'),
-    (torch.tensor([1, 2, 3]), ValueError, 'got (3,)'),
-    (torch.tensor([1, 2, 3, 10]), ValueError, 'classes from 0 to 9, got 1 to 10'),
-    (torch.tensor([-1, 2, 3, 4]), ValueError, 'got -1 to 4'),
-]
-
-
-@pytest.mark.parametrize('targ, error, words', WRONG_LABELS)
-def test_labels_that_are_refused(targ, error, words):
-    calls = [cross_entropy, lambda inp, targ: cross_entropy_backward(torch.tensor(1.0), inp, targ), accuracy, confusion]
-    for call, name in zip(calls, ('cross_entropy', 'cross_entropy_backward', 'accuracy', 'confusion')):
-        with pytest.raises(error) as refused:
-            call(LOGITS, targ)
-        assert str(refused.value).startswith(f'{name} expects') and words in str(refused.value)
+@pytest.mark.parametrize('targ, error', [
+    (torch.tensor([1., 2.]), TypeError), (torch.tensor([[1], [2]]), ValueError), (torch.tensor([1, 10]), ValueError), (torch.tensor([1]), ValueError)])
+def test_labels_that_are_refused(targ, error):
+    calls = [cross_entropy, lambda inp, targ: cross_entropy_backward(torch.tensor(1.0), inp, targ), accuracy]
+    for call, name in zip(calls, ('cross_entropy', 'cross_entropy_backward', 'accuracy')):
+        with pytest.raises(error, match=f'{name} expects'):
+            call(torch.ones(2, 10), targ)
 
 
 @pytest.mark.parametrize('call', [
     lambda: log_softmax(torch.ones(3)), lambda: log_sum_exp(torch.ones(2, 3, 4)), lambda: log_softmax_backward(torch.ones(2, 3), torch.ones(3, 2)),
-    lambda: log_sum_exp_backward(torch.ones(3, 1), torch.ones(3, 2)), lambda: log_softmax(torch.ones(3, 2, dtype=torch.int64)),
+    lambda: log_softmax(torch.ones(3, 2, dtype=torch.int64)),
     lambda: cross_entropy_backward(torch.ones(1), torch.ones(1, 2), torch.tensor([0])), lambda: log_softmax(torch.ones(3, 0))])
 def test_logits_that_are_refused(call):
     with pytest.raises((ValueError, TypeError, IndexError)):
@@ -228,12 +200,10 @@ def test_momentum_piles_up_and_cancels():
     assert_close(rolling.velocity[0].abs(), torch.tensor([1 / 1.9]))
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
-def test_first_step_of_adam_is_lr(dtype):
-    "Also in float16, where the square of a small gradient is 0."
-    w = torch.zeros(3, dtype=dtype)
-    step_with(Adam([w], lr=0.01), torch.tensor([1e-4, 0.0, -1.0], dtype=dtype))
-    assert_close(w, torch.tensor([-0.01, 0.0, 0.01], dtype=dtype), rtol=0.01, atol=0)
+def test_first_step_of_adam_is_lr():
+    w = torch.zeros(3)
+    step_with(Adam([w], lr=0.01), torch.tensor([1e-4, 0.0, -1.0]))
+    assert_close(w, torch.tensor([-0.01, 0.0, 0.01]), rtol=0.01, atol=0)
 
 
 @pytest.mark.parametrize('make', [
@@ -263,32 +233,13 @@ def test_shared_parameters_move_once():
     assert w.tolist() == [-1, -1, -1]
 
 
-@pytest.mark.parametrize('call, error, words', [
-    (lambda w: SGD([], lr=0.1), ValueError, 'SGD expects parameters, got none; is a layer not registered?'),
-    (lambda w: SGD(w, lr=0.1), TypeError, r'got one tensor; try \[parameter\]'),
-    (lambda w: SGD([w.long()], lr=0.1), TypeError, 'parameters of floating-point numbers, got torch.int64'),
-    (lambda w: SGD([1.0], lr=0.1), TypeError, 'got float'),
-    (lambda w: Adam([w], lr=-1), ValueError, 'Adam expects lr from 0 to below inf, got -1'),
-    (lambda w: SGD([w], lr=math.nan), ValueError, 'expects lr'),
-    (lambda w: SGD([w], lr='0.1'), ValueError, "got '0.1'"),
-    (lambda w: SGD([w], lr=0.1, momentum=1.0), ValueError, 'momentum from 0 to below 1, got 1.0'),
-    (lambda w: Adam([w], betas=(0.9, 1.0)), ValueError, 'beta2'),
-    (lambda w: Adam([w], eps=-1e-8), ValueError, 'eps'),
-    (lambda w: SGD([w], lr=0.1).step(), RuntimeError, r'SGD.step\(\), parameter 0 of shape \(3,\): nobody has written a gradient; run backward'),
-    (lambda w: step_with(SGD([w], lr=0.1), torch.ones(1)), ValueError, r'expects a gradient of shape \(3,\), got \(1,\)'),
-    (lambda w: step_with(Optimizer([w], lr=0.1), torch.ones(3)), NotImplementedError, 'Optimizer has no direction')])
-def test_what_an_optimiser_refuses(call, error, words):
+def test_what_an_optimiser_refuses():
     w = torch.zeros(3)
-    with pytest.raises(error, match=words):
-        call(w)
+    with pytest.raises(RuntimeError, match=r'SGD.step\(\), parameter 0 of shape \(3,\): nobody has written a gradient; run backward'):
+        SGD([w], lr=0.1).step()
+    with pytest.raises(NotImplementedError):
+        step_with(Optimizer([w], lr=0.1), torch.ones(3))
     assert not w.any()
-
-
-def test_two_gradients_are_refused():
-    leaf = torch.zeros(3, requires_grad=True)
-    leaf.grad = torch.ones(3)
-    with pytest.raises(RuntimeError, match=r'both .g and .grad are set; run zero_grad\(\) before'):
-        step_with(SGD([leaf], lr=0.1), torch.ones(3))
 
 
 def test_a_missing_gradient_leaves_all_as_it_was():
@@ -319,15 +270,6 @@ def test_batches_are_repeatable_and_shuffled():
     assert first == again != other and first != [numbers.tolist()]
 
 
-@pytest.mark.parametrize('arguments, words', [
-    ((torch.ones(3), torch.ones(2), 1, None), 'a target for each input, got 2 for 3'),
-    ((torch.ones(3), torch.ones(3), 0, None), 'a size of at least 1, got 0'),
-    ((torch.ones(3), torch.ones(3), 1.5, None), 'got 1.5')])
-def test_batches_that_are_refused(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        batches(*arguments)  # at once, not at the first batch
-
-
 # ---- The loop.
 
 def small_data(rows=40):
@@ -350,36 +292,42 @@ def as_torch(model):
 
 
 def run(model, optimizer=SGD, data=None, epochs=3, lr=0.1, **options):
-    return fit(model, optimizer(model.parameters(), lr), data or small_data(), epochs, batch_size=10,
-               **{'generator': same(), 'progress': False, **options})
+    return fit(model, optimizer(model.parameters(), lr), data or small_data(), epochs, batch_size=10, **{'generator': same(), **options})
+
+
+def train_torch(net, optimizer, clear=True):
+    "The losses of three epochs, as `run` trains."
+    losses, generator, data = [], same(), small_data()
+    for _ in range(3):
+        for inp, targ in batches(data.inp, data.targ, 10, generator):
+            if clear:
+                optimizer.zero_grad()
+            loss = F.cross_entropy(net(inp), targ)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
 
 
 @pytest.mark.parametrize('ours, theirs', [(SGD, torch.optim.SGD), (Adam, torch.optim.Adam)])
 def test_fit_is_the_training_of_pytorch(ours, theirs):
     model = small_model()
     net = as_torch(model)
-    our_history, their_history = run(model, ours), fit(AutogradModel(net, F.cross_entropy), theirs(net.parameters(), lr=0.1), small_data(), 3,
-                                                       batch_size=10, generator=same(), progress=False)
-    assert_close(torch.tensor(our_history.losses), torch.tensor(their_history.losses), rtol=1e-4, atol=1e-5)
-    assert our_history.accuracies == their_history.accuracies
+    our_history, their_losses = run(model, ours), train_torch(net, theirs(net.parameters(), lr=0.1))
+    assert_close(torch.tensor(our_history.losses), torch.tensor(their_losses), rtol=1e-4, atol=1e-5)
     assert our_history.losses[-1] < our_history.losses[0]
+    forgetful = as_torch(small_model())
+    assert train_torch(forgetful, theirs(forgetful.parameters(), lr=0.1), clear=False) != pytest.approx(their_losses, rel=1e-2)
 
 
 def test_history():
     history = run(small_model(), epochs=3)
-    assert len(history.losses) == 12 and history.ends == [4, 8, 12] and len(history.valid_losses) == len(history.accuracies) == 3
-    assert_close(history.epoch_losses(), [sum(history.losses[at:at + 4]) / 4 for at in (0, 4, 8)])
+    assert len(history.losses) == 12 and len(history.epoch_losses) == len(history.valid_losses) == len(history.accuracies) == 3
+    assert_close(history.epoch_losses, [sum(history.losses[at:at + 4]) / 4 for at in (0, 4, 8)])
     model, data = small_model(), small_data()
     again = run(model, data=data, epochs=1)
     assert_close(again.valid_losses[0], cross_entropy(model.predict(data.valid_inp), data.valid_targ).item())
     assert again.accuracies[0] == accuracy(model.predict(data.valid_inp), data.valid_targ)
-
-
-def test_an_epoch_that_broke_off_is_left_out():
-    history = History(losses=[1.0, 3.0])
-    assert history.validate(2.0, 0.5) == 'loss 2.000, accuracy 50.0%'
-    history.losses.append(9.0)
-    assert history.epoch_losses() == [2.0]
 
 
 def test_no_epochs():
@@ -388,142 +336,13 @@ def test_no_epochs():
     assert_close(model.parameters(), start.parameters())
 
 
-@pytest.mark.parametrize('change, error, words', [
-    ({'epochs': -1}, ValueError, 'whole number of epochs, 0 or more, got -1'),
-    ({'epochs': 1.5}, ValueError, 'got 1.5'),
-    ({'data': small_data()._replace(valid_inp=torch.ones(0, 5), valid_targ=torch.tensor([], dtype=torch.int64))}, ValueError,
-     'rows in both parts, got 40 and 0'),
-    ({'data': small_data()._replace(inp=torch.ones(0, 5))}, ValueError, 'got 0 and 7'),
-    ({'data': small_data()._replace(valid_targ=torch.ones(7))}, TypeError, 'fit expects a tensor of whole numbers'),
-    ({'data': small_data()._replace(valid_inp=torch.ones(7, 4))}, ValueError, 'n_in is 4'),
-    ({'data': small_data()._replace(targ=torch.zeros(3, dtype=torch.int64))}, ValueError, 'a target for each input, got 3 for 40'),
-    ({'data': small_data()._replace(targ=torch.full((40,), 3))}, ValueError, 'classes from 0 to 2, got 3 to 3')])
-def test_what_fit_refuses(change, error, words):
-    "Before a single weight has changed."
-    model, start = small_model(), small_model()
-    with pytest.raises(error, match=words):
-        run(model, **change)
-    assert_close(model.parameters(), start.parameters())
-
-
 def test_a_learning_rate_that_is_much_too_large():
-    with pytest.raises(FloatingPointError, match='the loss of step .* is (nan|inf); try a smaller lr'):
+    with pytest.raises(FloatingPointError, match='the loss of a batch is (nan|inf); try a smaller lr'):
         run(small_model(), lr=1e30)
-    with pytest.raises(FloatingPointError, match='the loss of the validation data is'):
-        one_batch = small_data()._replace(inp=small_data().inp[:10], targ=small_data().targ[:10])
-        run(small_model(), lr=1e38, epochs=1, data=one_batch)
 
 
-def test_the_error_has_the_history():
-    data = small_data()
-    data.inp[25, 1] = torch.nan  # in the third batch
-    with pytest.raises(FloatingPointError, match='the loss of step 3 is nan') as stopped:
-        run(small_model(), data=data, generator=None)
-    assert len(stopped.value.history.losses) == 2 and stopped.value.history.epoch_losses() == []
-
-
-def test_gradients_are_cleared_by_fit():
-    "With PyTorch's optimiser, which adds; a wrong loop, without `zero_grad`, is seen."
-    class Forgetful(torch.optim.SGD):
-        def zero_grad(self): pass
-
-    losses = []
-    for kind in (torch.optim.SGD, Forgetful):
-        net = as_torch(small_model())
-        losses.append(fit(AutogradModel(net, F.cross_entropy), kind(net.parameters(), lr=0.1), small_data(), 2, batch_size=10,
-                          generator=same(), progress=False).losses)
-    ours = run(small_model(), epochs=2).losses
-    assert_close(losses[0], ours, rtol=1e-4, atol=1e-5)
-    assert abs(losses[1][-1] - ours[-1]) > 1e-3
-
-
-def test_progress(capsys, monkeypatch):
-    run(small_model(), epochs=2, progress=True)
-    said = capsys.readouterr().err
-    assert '2/2' in said and 'accuracy' in said
-    monkeypatch.setitem(sys.modules, 'tqdm', None)
-    run(small_model(), epochs=2, progress=True)
-    assert capsys.readouterr().out.count('accuracy') == 2
-    run(small_model(), epochs=2)
-    assert capsys.readouterr() == ('', '')
-
-
-def test_predict_of_autograd_models_is_evaluation():
-    net = nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5), nn.BatchNorm1d(4).eval())
-    model, inp = AutogradModel(net, F.cross_entropy), random(6, 5)
-    out = model.predict(inp)
-    assert_close(out, net[2](net[0](inp)).detach())
-    assert not out.requires_grad and [part.training for part in net] == [True, True, False]
-    with pytest.raises(RuntimeError):
-        model.predict(random(6, 4))
-    assert [part.training for part in net] == [True, True, False]  # also after a failure
-
-
-# ---- Looking at the result.
-
-def test_accuracy_and_confusion():
-    out, targ = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.6, 0.5], [0.3, 0.4]]), torch.tensor([1, 1, 0, 1])
-    assert accuracy(out, targ) == 0.75
-    assert confusion(out, targ).tolist() == [[1, 0], [1, 2]]
-    assert confusion(out[:0], targ[:0]).tolist() == [[0, 0], [0, 0]]
-
-
-@given(SEEDS, st.integers(0, 30), st.integers(1, 6))
-def test_confusion_adds_up(seed, rows, n_classes):
-    out, targ = random(rows, n_classes, seed=seed), torch.randint(n_classes, (rows,), generator=same(seed))
-    counts = confusion(out, targ)
-    assert counts.sum(1).tolist() == targ.bincount(minlength=n_classes).tolist()
-    assert counts.sum(0).tolist() == out.argmax(1).bincount(minlength=n_classes).tolist()
-    if rows:
-        assert_close(counts.diag().sum().item() / rows, accuracy(out, targ))
-
-
-def test_rows_with_nan_have_no_answer():
-    out = random(3, 10)
-    out[1, 4] = torch.nan
-    assert out.argmax(1)[1] == 4  # torch gives one all the same
-    for look in (accuracy, confusion, lambda *rows: plot_worst(torch.ones(3, 64), *rows)):
-        with pytest.raises(ValueError, match='got nan in 1 of 3 rows; look for inf or nan'):
-            look(out, torch.tensor([1, 2, 3]))
-
-
-def test_plots():
-    history = run(small_model(), epochs=3)
-    left, right = plot_history(history)
-    assert_close([line.get_ydata().tolist() for line in left.lines], [history.epoch_losses(), history.valid_losses])
-    assert_close(right.lines[0].get_ydata().tolist(), [100 * (1 - one) for one in history.accuracies])
-    axes = plt.subplots(1, 2)[1]
-    assert plot_history(history, axes) is axes
-    with pytest.raises(ValueError, match='at least one epoch'):
-        plot_history(History())
-
-    ax = plot_confusion(torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.6, 0.5], [0.3, 0.4]]), torch.tensor([1, 1, 0, 1]))
-    texts = {text.get_position(): (text.get_text(), text.get_weight()) for text in ax.texts}
-    assert texts == {(0, 0): ('1', 'normal'), (0, 1): ('1', 'bold'), (1, 1): ('2', 'normal')}
-    assert plot_confusion(random(4, 3), torch.tensor([0, 1, 2, 0]), plt.subplots()[1])
-
-
-def test_plot_worst():
-    out, targ = random(20, 10), torch.arange(20) % 10
-    pictures = torch.arange(20.0)[:, None].expand(20, 64)
-    worst = F.cross_entropy(out, targ, reduction='none').argsort(descending=True)[:3]
-    shown = plot_worst(pictures, out, targ, count=3)
-    assert [ax.images[0].get_array()[0, 0] for ax in shown] == worst.tolist()
-    for ax, row in zip(shown, worst):
-        answer = out[row].argmax().item()
-        assert ax.get_title() == (f'{targ[row]}, right' if answer == targ[row] else f'{targ[row]}, not {answer}')
-    assert len(plot_worst(pictures[:2].view(2, 8, 8), out[:2], targ[:2])) == 2  # fewer than eight
-    for dtype in (torch.uint8, torch.bfloat16, torch.float64):
-        assert plot_worst(pictures.to(dtype), out, targ, count=1)[0].images[0].get_array().shape == (8, 8)
-
-
-@pytest.mark.parametrize('pictures, count, error, words', [
-    (torch.ones(4, 60), 8, ValueError, 'a square as a row, got .4, 60.'), (torch.ones(3, 64), 8, ValueError, 'each of the 4 rows'),
-    (torch.ones(4, 64), 0, ValueError, 'a count of at least 1, got 0'), (torch.ones(4, 64).numpy(), 8, TypeError, 'got ndarray; try torch.as_tensor'),
-    (torch.tensor(1.0), 8, ValueError, r'got \(\)')])
-def test_pictures_that_are_refused(pictures, count, error, words):
-    with pytest.raises(error, match=words):
-        plot_worst(pictures, random(4, 10), torch.tensor([1, 2, 3, 4]), count=count)
+def test_accuracy():
+    assert accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.6, 0.5], [0.3, 0.4]]), torch.tensor([1, 1, 0, 1])) == 0.75
 
 
 # ---- Data.
@@ -534,107 +353,6 @@ def test_digits():
     assert data.inp.mean().abs() < 1e-5 and (data.inp.std() - 1).abs() < 1e-4
     assert data.valid_inp.mean().abs() > 1e-5  # scaled by the training part alone
     assert data.valid_targ[:6].tolist() == [4, 9] * 3 and data.targ[:8].tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
-
-
-def test_digits_without_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
-    with pytest.raises(ImportError, match='digits needs scikit-learn; try: pip install scikit-learn'):
-        digits()
-
-
-TRAIN, TRAIN_LABELS, TEST, TEST_LABELS = NAMES = ['train-images-idx3-ubyte', 'train-labels-idx1-ubyte',
-                                                  't10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte']
-
-
-def idx(content):
-    return bytes([0, 0, 8, content.ndim]) + b''.join(size.to_bytes(4, 'big') for size in content.shape) + content.numpy().tobytes()
-
-
-@pytest.fixture
-def contents():
-    drawn = same()
-    return [torch.randint(most, shape, generator=drawn, dtype=torch.uint8)
-            for most, shape in ((256, (6, 28, 28)), (10, (6,)), (256, (4, 28, 28)), (10, (4,)))]
-
-
-@pytest.fixture
-def folder(tmp_path, contents):
-    for name, content in zip(NAMES, contents):
-        (tmp_path / name).write_bytes(idx(content))
-    return tmp_path
-
-
-def pack(folder, name):
-    path = folder / name
-    path.with_name(f'{name}.gz').write_bytes(gzip.compress(path.read_bytes()))
-    path.unlink()
-    return path.with_name(f'{name}.gz')
-
-
-def test_mnist(folder, contents):
-    data = mnist(str(folder))
-    raw = contents[0].float()
-    assert_close(data.inp, ((raw - raw.mean()) / raw.std()).flatten(1))
-    assert_close(data.valid_inp, ((contents[2].float() - raw.mean()) / raw.std()).flatten(1))
-    assert data.targ.equal(contents[1].long()) and data.valid_targ.equal(contents[3].long())
-
-
-def test_packed_and_spelled_otherwise(folder, contents):
-    pack(folder, TRAIN)
-    (folder / TEST).rename(folder / TEST.replace('-idx', '.idx'))
-    packed = pack(folder, TEST_LABELS)
-    packed.rename(folder / TEST_LABELS)  # packed, and its name does not say so
-    (folder / TRAIN_LABELS).rename(folder / f'{TRAIN_LABELS}.gz')  # and the other way round
-    for name, content in zip(NAMES, contents):
-        assert read_idx(folder, name, content.ndim).equal(content)
-    assert len(mnist(folder).inp) == 6
-
-
-BREAKS = {
-    'cut off': (TRAIN, lambda path, content: path.write_bytes(idx(content)[:-100]),
-                r'train-images-idx3-ubyte is truncated, or another file: expected 4,704 bytes for \(6, 28, 28\), got 4,604; get it again'),
-    'cut off in the header': (TRAIN, lambda path, content: path.write_bytes(idx(content)[:10]), 'is truncated'),
-    'too long': (TEST_LABELS, lambda path, content: path.write_bytes(idx(content) + b'\0'), r'expected 4 bytes for \(4,\), got 5'),
-    'a header that promises too much': (TEST_LABELS, lambda path, content: path.write_bytes(b'\0\0\x08\x01\xff\xff\xff\xff' + bytes(4)),
-                                        'expected 4,294,967,295 bytes'),
-    'nothing in it': (TRAIN, lambda path, content: path.write_bytes(b''), 'is no IDX file of pictures.*got nothing'),
-    'no rows': (TRAIN, lambda path, content: path.write_bytes(idx(content[:0])), r'expected 0 bytes for \(0, 28, 28\)'),
-    'a page of the web': (TEST, lambda path, content: path.write_bytes(b'<html>'), 'is no IDX file of pictures: expected the bytes 00 00 08 03'),
-    'swapped': (TRAIN, lambda path, content: path.write_bytes((path.parent / TRAIN_LABELS).read_bytes()), 'got 00 00 08 01; have two files been swapped'),
-    'swapped, too': (TRAIN_LABELS, lambda path, content: path.write_bytes((path.parent / TRAIN).read_bytes()), 'no IDX file of labels.*swapped'),
-    'labels of the other part': (TRAIN_LABELS, lambda path, content: path.write_bytes((path.parent / TEST_LABELS).read_bytes()),
-                                 'train-images has 6 pictures and train-labels 4 labels; they do not belong together'),
-    'packed twice': (TRAIN, lambda path, content: path.write_bytes(gzip.compress(gzip.compress(idx(content)))), 'got 1f 8b 08 00'),
-    'packed, and the download broke off': (TRAIN, lambda path, content: path.write_bytes(gzip.compress(idx(content))[:200]), 'truncated or damaged'),
-    'packed, and a byte is wrong': (TRAIN, lambda path, content: path.write_bytes(gzip.compress(idx(content))[:-8] + bytes(8)), 'truncated or damaged'),
-}
-
-
-@pytest.mark.parametrize('name, spoil, words', BREAKS.values(), ids=BREAKS)
-def test_broken_files(folder, contents, name, spoil, words):
-    spoil(folder / name, contents[NAMES.index(name)])
-    with pytest.raises(ValueError, match=words) as refused:
-        mnist(folder)
-    assert name in str(refused.value) or 'belong together' in words
-
-
-def test_missing_file(folder):
-    (folder / TEST_LABELS).unlink()
-    with pytest.raises(FileNotFoundError, match=f'mnist expects {TEST_LABELS} or {TEST_LABELS}.gz in .*, got neither; torchvision'):
-        mnist(folder)
-
-
-# ---- Saved and loaded.
-
-def test_saved_and_loaded(tmp_path):
-    "As the lesson does it: bit by bit the same, and another model's file is refused."
-    net, fresh = as_torch(small_model()), as_torch(small_model(seed=5))
-    safetensors.torch.save_model(net, tmp_path / 'net.safetensors')
-    safetensors.torch.load_model(fresh, tmp_path / 'net.safetensors')
-    assert_close(fresh.state_dict(), net.state_dict(), rtol=0, atol=0)
-    for other in (nn.Sequential(nn.Linear(5, 8)), nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 3))):
-        with pytest.raises(RuntimeError):
-            safetensors.torch.load_model(other, tmp_path / 'net.safetensors')
 
 
 def test_trained_models_go_on_after_a_copy():

@@ -114,8 +114,10 @@ def plot_flow(nodes: Mapping[str, tuple[float, float]], arrows: Iterable[tuple[s
         ax.annotate('', (to_x, to_y), (x, y), zorder=1, arrowprops=dict(
             arrowstyle='-|>', color='#333333', lw=1.5, shrinkA=10, shrinkB=gap(end, to_x - x, to_y - y), connectionstyle=f'arc3,rad={bend}'))
         middle = (x + to_x) / 2, (y + to_y) / 2 - bend * (to_x - x) / 2
+        rising = (to_y > y) - (to_y < y)  # beside a slanted arrow, not on it
         for text, side, color in ((above, 1, FORWARD), (below, -1, BACKWARD)):
-            ax.text(middle[0], middle[1] + 0.03 * side, text, color=color, ha='center', va='bottom' if side > 0 else 'top', fontsize=12, zorder=3)
+            ax.text(middle[0], middle[1] + 0.03 * side, text, color=color, ha=('center', 'right', 'left')[rising * side],
+                    va='bottom' if side > 0 else 'top', fontsize=12, zorder=3)
     ax.axis('off')
     return ax
 

@@ -39,6 +39,8 @@ def your_turn(yours: Any, expected: Any, *inputs: Any) -> None:
         value = yours(*copies()) if callable(yours) else yours
     except Exception as error:  # it is anybody's code
         return print(f'Not yet: {name} raises {type(error).__name__}: {error}')
+    if isinstance(value, Tensor) and value.ndim == 0 and not isinstance(wanted, Tensor):
+        value = value.item()  # a single number
     if value is ... or value is None and wanted is not None:
         return print(f'Your turn: write {name} in place of the dots, then run the cell again.')
     try:
