@@ -133,23 +133,14 @@ def _relu_lines(inp):
     return f'grad_inp{at} += grad_out{at} * (inp{at} > 0)'
 
 
-rule_for(
-    lin,
-    examples=lambda normal: [(normal(batch, n_in), normal(n_in, n_out), normal(n_out))
-                             for batch, n_in, n_out in ((5, 4, 3), (3, 3, 3), (1, 4, 2), (0, 2, 3))],
-    indices=['grad_inp[i, k] += grad_out[i, j] * w[k, j]',
-             'grad_w[k, j] += inp[i, k] * grad_out[i, j]',
-             'grad_b[j] += grad_out[i, j]'],
-    einsum=['out[i, j] += inp[i, k] * w[k, j]', 'out[i, j] += b[j]'])(lin_backward)
-rule_for(
-    relu,
-    examples=lambda normal: [(normal(5, 4),), (normal(3),), (normal(2, 0),)],
-    indices=_relu_lines,
-    without={'einsum': 'a ReLU is no sum of products'})(relu_backward)
-rule_for(
-    mse,
-    examples=lambda normal: [(normal(5, 1), normal(5)), (normal(1, 1), normal(1))],
-    indices='grad_inp[i, u] += grad_out * 2 / len(targ) * (inp[i, u] - targ[i])',
-    einsum=['out += 1 / len(targ) * inp[i, u] * inp[i, u]',
-            'out += -2 / len(targ) * inp[i, u] * targ[i]',
-            'out += 1 / len(targ) * targ[i] * targ[i]'])(mse_backward);
+rule_for(lin,
+         examples=lambda normal: [(normal(batch, n_in), normal(n_in, n_out), normal(n_out))
+                                  for batch, n_in, n_out in ((5, 4, 3), (3, 3, 3), (1, 4, 2), (0, 2, 3))],
+         indices=['grad_inp[i, k] += grad_out[i, j] * w[k, j]', 'grad_w[k, j] += inp[i, k] * grad_out[i, j]', 'grad_b[j] += grad_out[i, j]'],
+         einsum=['out[i, j] += inp[i, k] * w[k, j]', 'out[i, j] += b[j]'])(lin_backward)
+rule_for(relu, examples=lambda normal: [(normal(5, 4),), (normal(3),), (normal(2, 0),)],
+         indices=_relu_lines, without={'einsum': 'a ReLU is no sum of products'})(relu_backward)
+rule_for(mse, examples=lambda normal: [(normal(5, 1), normal(5)), (normal(1, 1), normal(1))],
+         indices='grad_inp[i, u] += grad_out * 2 / len(targ) * (inp[i, u] - targ[i])',
+         einsum=['out += 1 / len(targ) * inp[i, u] * inp[i, u]', 'out += -2 / len(targ) * inp[i, u] * targ[i]',
+                 'out += 1 / len(targ) * targ[i] * targ[i]'])(mse_backward);
