@@ -57,4 +57,5 @@ def mnist(
             raise ValueError(f'{part}-images has {len(pictures):,} pictures and {part}-labels {len(labels):,} '
                              f'labels; they do not belong together')
         parts += [pictures.flatten(1).float(), labels.long()]
-    return Data(*parts).scaled()
+    mean, std = parts[0].mean(), parts[0].std()
+    return Data((parts[0] - mean) / std, parts[1], (parts[2] - mean) / std, parts[3])

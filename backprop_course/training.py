@@ -9,7 +9,6 @@ __all__ = ['NO_PRODUCTS', 'log_sum_exp', 'log_softmax', 'cross_entropy', 'cross_
 # %% ../nbs/10_training.ipynb #3a3d6e11
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -52,8 +51,7 @@ NO_PRODUCTS = {'einsum': 'a logarithm of a sum of powers is no sum of products'}
 
 @rule_for(
     cross_entropy,
-    examples=lambda normal: [(normal(2, 3), torch.tensor([2, 0])), (normal(1, 4), torch.tensor([3])),
-                             (normal(3, 1), torch.tensor([0, 0, 0])), (normal(4, 2), torch.tensor([1, 1, 0, 1]))],
+    examples=lambda normal: [(normal(2, 3), torch.tensor([2, 0])), (normal(1, 4), torch.tensor([3])), (normal(3, 1), torch.tensor([0, 0, 0]))],
     indices='grad_inp[i, c] += grad_out / len(targ) * (exp(inp[i, c]) / sum(map(exp, list(inp)[i])) - (c == targ[i]))',
     without=NO_PRODUCTS)
 def cross_entropy_backward(
@@ -87,11 +85,6 @@ class Data(NamedTuple):
     valid_inp: Tensor   # to validate on
     valid_targ: Tensor
 
-    def scaled(self) -> 'Data':
-        "The same with mean 0 and standard deviation 1 over all training pixels."
-        mean, std = self.inp.mean(), self.inp.std()
-        return self._replace(inp=(self.inp - mean) / std, valid_inp=(self.valid_inp - mean) / std)
-
 
 def digits() -> Data:  # rows of 64 pixels
     "The 1,797 digits of scikit-learn (Alpaydin and Kaynak 1998); every fifth one validates."
@@ -99,7 +92,8 @@ def digits() -> Data:  # rows of 64 pixels
     pixels, labels = map(torch.tensor, load_digits(return_X_y=True))
     pixels, labels = pixels.float(), labels.long()
     valid = torch.arange(len(pixels)) % 5 == 4
-    return Data(pixels[~valid], labels[~valid], pixels[valid], labels[valid]).scaled()
+    pixels = (pixels - pixels[~valid].mean()) / pixels[~valid].std()
+    return Data(pixels[~valid], labels[~valid], pixels[valid], labels[valid])
 
 # %% ../nbs/10_training.ipynb #193c8fac
 class CrossEntropy(LayerFunction):
@@ -173,23 +167,24 @@ class Adam(Optimizer):
         return mean / (square.sqrt() + self.eps)
 
 # %% ../nbs/10_training.ipynb #1d3f6d2c
-@dataclass
-class History:
+class History(NamedTuple):
     "What `fit` wrote down."
-    losses: list[float] = field(default_factory=list)        # of each step's batch
-    valid_losses: list[float] = field(default_factory=list)  # after each epoch
-    accuracies: list[float] = field(default_factory=list)    # the same, on the validation data
-    epoch_losses: list[float] = field(default_factory=list)  # the mean of each epoch's `losses`
+    losses: list[float]        # of each step's batch
+    epoch_losses: list[float]  # their mean, for each epoch
+    valid_losses: list[float]  # after each epoch
+    accuracies: list[float]    # the same, on the validation data
 
 # %% ../nbs/10_training.ipynb #369b679d
 def fit(
-    model, optimizer, data: Data,  # anything with model(inp, targ), backward(), predict(inp); with step(), zero_grad(); as from `digits`
+    model,                 # has model(inp, targ) -> loss, backward() and predict(inp) -> logits
+    optimizer,             # has step() and zero_grad()
+    data: Data,            # to train on and to validate on
     epochs: int,           # how often each row is seen
     batch_size: int = 50,  # rows for each step
     *, generator: torch.Generator | None,  # for the order of the rows; None does not shuffle
 ) -> History:              # the losses and accuracies on the way
     "Train in place, and validate after each epoch; `FloatingPointError` at a loss that is no number."
-    history = History()
+    history = History([], [], [], [])
     for _ in range(epochs):
         losses = []
         for inp, targ in batches(data.inp, data.targ, batch_size, generator):
@@ -199,7 +194,7 @@ def fit(
                 raise FloatingPointError(f'the loss of a batch is {losses[-1]}; try a smaller lr, and look for inf or nan in the data')
             model.backward()
             optimizer.step()
-        history.losses += losses
+        history.losses.extend(losses)
         history.epoch_losses.append(math.fsum(losses) / len(losses))
         out = model.predict(data.valid_inp)
         history.valid_losses.append(cross_entropy(out, data.valid_targ).item())

@@ -332,7 +332,7 @@ def test_history():
 
 def test_no_epochs():
     model, start = small_model(), small_model()
-    assert run(model, epochs=0) == History()
+    assert run(model, epochs=0) == History([], [], [], [])
     assert_close(model.parameters(), start.parameters())
 
 
