@@ -151,11 +151,11 @@ def plot_jacobian(jacobian: Tensor, grad_out: Tensor | None = None, column: int 
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
     __tracebackhide__ = True
-    for name, value in (('jacobian', jacobian), ('grad_out', grad_out)):
-        if name == 'jacobian' or value is not None:
-            check_floats('plot_jacobian', **{name: value})
-            if not value.isfinite().all():
-                raise ValueError(f'plot_jacobian expects finite numbers in {name}, got inf or nan')
+    given = {'jacobian': jacobian} if grad_out is None else {'jacobian': jacobian, 'grad_out': grad_out}
+    for name, value in given.items():
+        check_floats('plot_jacobian', **{name: value})
+        if not value.isfinite().all():
+            raise ValueError(f'plot_jacobian expects finite numbers in {name}, got inf or nan')
     out, inp = tuple(jacobian.shape[:out_ndim]), tuple(jacobian.shape[out_ndim:])
     rows, columns = math.prod(out), math.prod(inp)
     if not (out and inp and 0 < rows <= 24 and 0 < columns <= 24):
