@@ -138,7 +138,7 @@ def show_training_steps(sizes: list[tuple[int, int, int]], repeats: int) -> None
           f'  autograd   torch.nn (Linear, ReLU, Linear, mse_loss, zero_grad, backward)\n'
           f'  functions  forward_and_backward of chapter 06\n'
           f'  layers     Model([Lin, Relu, Lin]) of chapter 07\n'
-          f'  engine     Variables of chapter 09; it computes the gradient of the input in either case\n'
+          f'  engine     Variables of the lesson on autograd; it computes the gradient of the input in either case\n'
           f'Microseconds a step, the median of {repeats} turns; then the ratio to autograd, its median and quartiles.\n'
           f'Below 1 is faster than autograd. torch {torch.__version__}, float32, CPU threads: {torch.get_num_threads()}.')
     for needs_inp_grad in (False, True):

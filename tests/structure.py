@@ -10,7 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from IPython.core.inputtransformer2 import TransformerManager
-from run_notebooks import mathematics_to_mathml, name_cell
+from run_notebooks import is_imports, mathematics_to_mathml, name_cell
 
 PACKAGE = 'backprop_course'
 LONGEST_CELL = 25  # lines of code, in lessons and side trips
@@ -36,6 +36,11 @@ def check_cells(chapter: str, notebook: dict) -> list[str]:
         elif cell['id'] in seen:
             complaints.append(f'{where} has the id of an earlier cell: give it one of its own')
         seen.add(cell.get('id'))
+        metadata = cell.get('metadata', {})
+        folded = 'hide-input' in metadata.get('tags', []) and metadata.get('jupyter', {}).get('source_hidden', False)
+        if folded is not (cell['cell_type'] == 'code' and is_imports(cell['source'])):
+            complaints.append(f'{where} {"is folded, and does more than import" if folded else "imports only, and is not folded"}: '
+                              f'store it, python tools/run_notebooks.py nbs/{chapter}.ipynb --store')
         if cell['cell_type'] == 'code':
             lines = [line for line in cell['source'].splitlines() if line.strip() and not line.strip().startswith('#')]
             if len(lines) > LONGEST_CELL and shelf(chapter) != 'toolbox':

@@ -69,8 +69,11 @@ def test_each_module_has_tests():
 
 # ---- Wrong on purpose: each check must complain.
 
-def code(source, *outputs, id='0'):
-    return new_code_cell(source, outputs=list(outputs), id=id)
+def code(source, *outputs, id='0', **metadata):
+    return new_code_cell(source, outputs=list(outputs), id=id, metadata=metadata)
+
+
+FOLDED = {'jupyter': {'source_hidden': True}, 'tags': ['hide-input']}
 
 
 def only(complaints, words):
@@ -83,13 +86,16 @@ def only(complaints, words):
     ([code('# why\n\n' + 'x = 1\n' * 26)], '26 lines'),
     ([code('if True:\n    from torch import *')], 'imports *'),
     ([{'cell_type': 'markdown', 'id': '0', 'source': 'Here $x^$ stands.'}], 'x^'),
+    ([code('#| export\nimport torch')], 'imports only, and is not folded'),
+    ([code('import torch', tags=['hide-input'])], 'is not folded'),
+    ([code('import torch\nx = 1', **FOLDED)], 'is folded, and does more than import'),
 ])
 def test_cells_wrong(cells, words):
     only(check_cells('01_wrong', {'cells': cells}), words)
 
 
 def test_longest_cell_passes():
-    none(check_cells('01_right', {'cells': [code('# why\n\n' + 'x = 1\n' * 25)]}))
+    none(check_cells('01_right', {'cells': [code('# why\n\n' + 'x = 1\n' * 25), code('import torch', id='1', **FOLDED)]}))
 
 
 @pytest.mark.parametrize('markdown, unreadable', [

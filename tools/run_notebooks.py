@@ -6,6 +6,7 @@
     ... --out DIR  write what was run to DIR, as notebooks and as pages
 """
 import argparse
+import ast
 import re
 import subprocess
 import sys
@@ -96,6 +97,7 @@ def store(run: Run) -> None:
     for cell in run.notebook.cells:
         cell.metadata.pop('execution', None)
         merge_streams(cell)
+        fold_imports(cell)
         old = before.get(cell.get('id'))
         if has_directive(cell, 'varies') and old and old.source == cell.source and old.outputs:
             cell.outputs = old.outputs
@@ -112,6 +114,23 @@ def committed(path: Path) -> dict[str, nbformat.NotebookNode]:
     return {cell.id: cell for cell in notebook.cells if cell.cell_type == 'code' and 'id' in cell}
 
 
+def is_imports(source: str) -> bool:
+    "Whether code does nothing but import."
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a magic, for example
+        return False
+    return bool(body) and all(isinstance(line, (ast.Import, ast.ImportFrom)) for line in body)
+
+
+def fold_imports(cell: nbformat.NotebookNode) -> None:
+    "Mark a cell of imports, so that JupyterLab (`source_hidden`) and pages (`hide-input`) fold it; unmark another."
+    folded = {'jupyter': {'source_hidden': True}, 'tags': ['hide-input']} if cell.cell_type == 'code' and is_imports(cell.source) else {}
+    for key in ('jupyter', 'tags'):
+        cell.metadata.pop(key, None)
+    cell.metadata.update(folded)
+
+
 def merge_streams(cell: nbformat.NotebookNode) -> None:
     "Join neighbouring pieces of the same stream: how print was cut into pieces differs from run to run."
     merged = []
@@ -122,6 +141,14 @@ def merge_streams(cell: nbformat.NotebookNode) -> None:
             merged.append(output)
     if 'outputs' in cell:
         cell.outputs = merged
+
+
+FOLD = """<script>for (const code of document.querySelectorAll('.celltag_hide-input .jp-Cell-inputWrapper')) {
+  const folded = document.createElement('details'), title = document.createElement('summary');
+  title.textContent = 'Imports';
+  code.replaceWith(folded);
+  folded.append(title, code);
+}</script></body>"""
 
 
 def write_page(run: Run, folder: Path) -> Path:
@@ -143,8 +170,10 @@ def write_page(run: Run, folder: Path) -> Path:
             if markdown := output.get('data', {}).get('text/markdown'):
                 output.data['text/markdown'] = mathematics_to_mathml(markdown)
     exporter = HTMLExporter(mathjax_url='', require_js_url='', jquery_url='', mermaid_js_url='')
+    for cell in shown.cells:
+        fold_imports(cell)
     page, _ = exporter.from_notebook_node(shown, resources={'metadata': {'name': run.path.stem}})
-    target.write_text(page, encoding='utf-8')
+    target.write_text(page.replace('</body>', FOLD), encoding='utf-8')
     return target
 
 
