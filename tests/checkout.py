@@ -1,4 +1,5 @@
 """What the tests share: failures that say what to do, copies of this checkout, and commands that run in one."""
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -40,3 +41,30 @@ def nbdev(name: str, *arguments, folder: Path = ROOT) -> subprocess.CompletedPro
     command = shutil.which(name, path=sysconfig.get_path('scripts'))
     assert command, f'{name} is not installed beside {sys.executable}: pip install -c constraints.txt -e ".[dev]"'
     return run(command, *arguments, folder=folder)
+
+
+# ---- nbdev_test, a process for each notebook. Where the system can fork, all of them come from one that has imported torch already.
+
+FORKS = 'forkserver' in multiprocessing.get_all_start_methods()
+PROCESSES = multiprocessing.get_context('forkserver' if FORKS else 'spawn')
+if FORKS:
+    PROCESSES.set_forkserver_preload(['nbdev.test', 'nbdev.clean', 'torch', 'sympy', 'matplotlib.pyplot', 'pytest', 'nbclient', 'jupyter_client', 'torch.utils._python_dispatch', 'torch.testing'])
+
+
+def nbdev_test_alone(path: Path, log: Path) -> tuple[int | None, str]:
+    "What `nbdev_test --path path` ends with, and what it says; `log` is a file for that."
+    process = PROCESSES.Process(target=_nbdev_test, args=(path, log))
+    process.start()
+    process.join()
+    return process.exitcode, log.read_text(encoding='utf-8')
+
+
+def _nbdev_test(path, log):
+    with open(log, 'w', encoding='utf-8') as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        os.chdir(ROOT)
+        from nbdev.test import nbdev_test
+        nbdev_test(path=str(path))
+        sys.stdout.flush()
+        sys.stderr.flush()

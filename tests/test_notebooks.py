@@ -1,7 +1,7 @@
 """Every notebook runs, by nbdev_test and in a real kernel; what is stored is what it gives; nothing is left to clean or export."""
 import nbformat
 import pytest
-from checkout import copy_checkout, insist, nbdev
+from checkout import copy_checkout, insist, nbdev, nbdev_test_alone
 from nbdev.clean import clean_nb
 from outputs import compare_notebooks
 from run_notebooks import NOTEBOOKS, find_notebooks, name_of, run_notebook
@@ -12,10 +12,10 @@ each_notebook = pytest.mark.parametrize('path', find_notebooks(), ids=name_of)
 
 
 @each_notebook
-def test_nbdev_test(path):
+def test_nbdev_test(path, tmp_path):
     "A process each: nbdev_test reuses its workers, and settings would leak from one notebook to the next."
-    done = nbdev('nbdev_test', '--path', path)
-    insist(done.returncode == 0 and 'Success.' in done.stdout, f'nbdev_test --path nbs/{name_of(path)}.ipynb says:\n{done.stdout}')
+    status, said = nbdev_test_alone(path, tmp_path / 'log')
+    insist(status == 0 and 'Success.' in said, f'nbdev_test --path nbs/{name_of(path)}.ipynb says:\n{said}')
 
 
 def stale_outputs(path):
@@ -94,3 +94,9 @@ def test_nbdev_test_fails(tmp_path):
     folder = copy_checkout(tmp_path / 'copy')
     path = write_notebook(folder / 'nbs/99_fails.ipynb', ('assert 1 + 1 == 3', []))
     assert nbdev('nbdev_test', '--path', path, folder=folder).returncode != 0
+
+
+def test_nbdev_test_alone_fails(tmp_path):
+    path = write_notebook(tmp_path / '99_fails.ipynb', ('assert 1 + 1 == 3', []))
+    status, said = nbdev_test_alone(path, tmp_path / 'log')
+    assert status and 'AssertionError' in said and 'Success.' not in said
