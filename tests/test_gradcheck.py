@@ -5,7 +5,9 @@ import sys
 import pytest
 import torch
 from backprop_course.backward import lin, lin_backward, mse, mse_backward, relu, relu_backward
-from backprop_course.toolbox.gradcheck import CannotJudge, Case, Finding, by_autograd, by_nudging, check_contract, check_gradient, numerical_gradient, plot_step_size
+from backprop_course.toolbox.cases import CannotJudge, Case, Finding, check_contract
+from backprop_course.toolbox.gradcheck import by_autograd, by_nudging, check_gradient
+from backprop_course.toolbox.nudging import numerical_gradient, plot_step_size
 from backprop_course.toolbox.proofs import prove_gradient
 from torch.testing import assert_close
 
@@ -101,13 +103,13 @@ def test_inside_inference_mode():
 
 @pytest.mark.parametrize('f, rule, inputs, error, words', [
     (3, relu_backward, (draw(3),), TypeError, 'expected a function, got int'),
-    (relu, draw(3), (draw(3),), TypeError, 'expected a function, got torch.float32'),
+    (relu, relu_backward, (draw(3).to_sparse(),), TypeError, r'inp is stored as torch.sparse_coo; give inp.to_dense\(\)'),
     (relu, relu_backward, ([1.0, 2.0],), TypeError, 'expected tensors of floats as inputs, got list'),
     (relu, relu_backward, (torch.tensor([1, 2]),), TypeError, 'expected tensors of floats as inputs, got torch.int64'),
     (lambda x: x.mul_(2), lambda g, x: 2 * g, (draw(3),), ValueError, 'f changed its argument x'),
     (lambda x: x * torch.rand(3), lambda g, x: g, (draw(3),), ValueError, 'the same result for the same inputs'),
     (lambda x: x.float().relu(), relu_backward, (draw(3),), TypeError, 'is expected to give float64 back, got torch.float32'),
-    (lambda x: x.tolist(), relu_backward, (draw(3),), TypeError, 'is expected to give float64 back, got list'),
+    (lambda x: x.tolist(), relu_backward, (draw(3),), TypeError, 'is expected to give float64 back, got no tensor of floats'),
     (torch.log, lambda g, x: g / x, (torch.zeros(2),), ValueError, 'finite numbers, got inf or nan'),
     (lambda x: x @ torch.ones(7).double(), relu_backward, (draw(3),), ValueError, 'f cannot be run on these inputs in float64'),
     (lambda x, w: x @ w, lambda g, x, w: (g @ w.T, x.T @ g), (draw(0, 3), draw(3, 2)), ValueError, 'there is nothing to check'),
@@ -201,7 +203,7 @@ CATALOGUE = {  # mistake: function, wrong rule, inputs, words
     'the mean for the weights': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g / 5, g.sum(0)), layer, 'each 5 times too small: a mean for a sum'),
     'no sum for the bias': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g, g.clone()), layer, 'is summed over it'),
     'the sum over the wrong axis': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g, g.sum(1)), layer, 'got (5,), torch.float64; is the sum over the wrong axis?'),
-    'the same, on square matrices ': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g, g.sum(1)), same, 'or a sum is over the wrong axis'),
+    'the same, on square matrices ': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g, g.sum(1)), same, 'a sum is over the wrong axis'),
     'no sum for a single number': (lambda x, s: x * s, lambda g, x, s: (g * s, g * x), (x, draw()), 'over axes 0 and 1 forward is summed over them'),
     'the sum for the mean of everything': (lambda x: x.mean(), lambda g, x: g * torch.ones_like(x), (x,), 'each 20 times too large: a sum for a mean over 20 numbers?'),
     'an axis left over': (lin, lambda g, x, w, b: (g @ w.T, x.T @ g, g.sum(0, keepdim=True)), layer, 'only axes of size 1'),
@@ -249,10 +251,7 @@ CATALOGUE = {  # mistake: function, wrong rule, inputs, words
     # the contract
     'grad_out changed in place': (relu, lambda g, x: g.mul_(x > 0).clone(), (x,), 'changed its argument grad_out'),
     'the input changed in place': (relu, lambda g, x: g * x.clamp_(0).sign(), (x,), 'changed its argument inp'),
-    'a result that is an argument': (lambda x: x + 0, lambda g, x: g, (x,), 'its memory with grad_out'),
-    'a view of an argument': (lambda x: x.flatten(), lambda g, x: g.view(5, 4), (x,), 'its memory with'),
-    'a stretched result': (lambda x: x.sum(0), lambda g, x: (1 * g).expand(5, 4), (x,), 'share their'),
-    'one result twice': (lambda x, y: x + y, lambda g, x, y: (g.clone(),) * 2, (x, x + 1), 'shares its memory'),
+    'a result that is an input': (lambda x: x * x.detach().sign(), lambda g, x: x, (x.abs() + 1,), 'shares its memory with x'),
     'stored on the argument': (relu, stores, (x,), 'stored .g on its argument inp'),
     'read from .g': (relu, lambda g, x: x.g, (x,), 'not a .g from an earlier run'),
     'a stale .g': (relu, lambda g, x: STALE.clone(), (x,), 'a result from an earlier run'),
@@ -307,10 +306,32 @@ def test_right_for_these_inputs_only(rule):
 def test_no_cause_is_made_up():
     "A factor of 3 on a gradient that has an axis of size 3 itself: no sum over it comes into question."
     for rule in (lambda g, x, w, b: (g @ w.T, 3 * x.T @ g, g.sum(0)), lambda g, x, w, b: (g @ w.T, x.T @ g, 3 * g.sum(0))):
-        with pytest.raises(AssertionError, match='each 3 times too large\n'):
+        with pytest.raises(AssertionError, match='each 3 times too large: 3 is a size here\n'):
             check_gradient(lin, rule, *layer)
     with pytest.raises(AssertionError, match='in 20 of 20 entries\n'):
-        check_gradient(lambda x: x @ x.T, lambda g, x: g @ x, x)  # a term is missing, and no usual mistake is that
+        check_gradient(torch.exp, lambda g, x: g * (x.exp() + x.sin()), x)  # no usual mistake is that
+
+
+@pytest.mark.parametrize('f, rule, inputs, remark', [
+    (lambda x: x + 0, lambda g, x: g, (x,), 'the gradient of x is a view of grad_out'),
+    (lambda x: x.flatten(), lambda g, x: g.view(5, 4), (x,), 'the gradient of x is a view of grad_out'),
+    (lambda x: x.T, lambda g, x: g.T, (x,), 'the gradient of x is a view of grad_out'),
+    (lambda x: x.sum(0), lambda g, x: (1 * g).expand(5, 4), (x,), 'entries of the gradient of x share their memory'),
+    (lambda x, y: x + y, lambda g, x, y: (g.clone(),) * 2, (x, x + 1), 'the gradient of y is a view of the gradient of x'),
+])
+def test_memory_that_is_shared_is_a_remark(f, rule, inputs, remark):
+    checked = check_gradient(f, rule, *inputs)
+    assert any(remark in one for one in checked.remarks) and remark in repr(checked)
+    assert prove_gradient(f, rule, *inputs)
+
+
+@pytest.mark.parametrize('f, rule, inputs', [
+    (lambda a, b: torch.cat([a, b], 1), lambda g, a, b: g.clone().split([2, 3], 1), (draw(4, 2), draw(4, 3))),
+    (lambda a, b: torch.stack([a, b]), lambda g, a, b: (2 * g / 2).unbind(0), (draw(4), draw(4))),
+    (lambda x: x.permute(2, 0, 1), lambda g, x: (1 * g).permute(1, 2, 0), (draw(2, 3, 4),)),
+])
+def test_parts_of_one_memory_that_do_not_overlap(f, rule, inputs):
+    assert check_gradient(f, rule, *inputs).remarks == []
 
 
 def test_entries_in_the_message():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from backprop_course.backward import relu, relu_backward
 from backprop_course.toolbox import operations, proofs
 from backprop_course.toolbox.einsums import einsum, einsum_backward
-from backprop_course.toolbox.gradcheck import CannotJudge, Case
+from backprop_course.toolbox.cases import CannotJudge, Case
 from backprop_course.toolbox.proofs import Proof, ProofTable, Statement, by_sympy, index_sums, prove_gradient, prove_rules
 from backprop_course.toolbox.rules import RULES, Rule
 from checkout import insist
@@ -114,7 +114,6 @@ def test_whole_numbers_in_einsum_lines():
 @pytest.mark.parametrize('f, rule, inputs', [
     (lambda x: x ** 3, lambda g, x: g * x ** 2, (draw(3, 2),)),
     (lambda x: x * x, lambda g, x: g * x / 0, (draw(3),)),
-    (lambda x: x.sum(0), lambda g, x: (1 * g).expand(x.shape), (draw(2, 3),)),
     (relu, lambda g, x: [g * (x > 0)], (draw(3),)),
 ])
 def test_wrong_rules(f, rule, inputs):
