@@ -38,7 +38,7 @@ class Cause:
     line: str = ''
 
     def __str__(self):
-        return f'{self.words}, in `{self.line}`' if self.line else self.words
+        return f'{self.words}, in `{_shortened(self.line)}`' if self.line else self.words
 
 
 class _Patient:
@@ -100,6 +100,9 @@ def _factor_words(case, factor, expected):
     words = f', each {times:.4g} times too {"large" if large else "small"}'
     if near(2):
         yield 'factor', f'{words}: a factor of 2 {"too many" if large else "is missing"}?'
+        return
+    if near(2 ** 0.5):
+        yield 'factor', f'{words}: the root of 2'
         return
     here, there = list(expected.shape), list(case.outs[0].shape)
     for size in here:
@@ -405,8 +408,11 @@ def _in_paths(patient: _Patient) -> Iterator[tuple[str, str]]:
 
 
 def _described(operation: Instruction) -> str:
-    line = f' (`{operation.line}`)' if operation.line else ''
-    return f'{operation.name}{line}'
+    return f'{operation.name} (`{_shortened(operation.line)}`)' if operation.line else operation.name
+
+
+def _shortened(line):
+    return line if len(line) <= 60 else f'{line[:57]}...'
 
 
 def _constants(patient: _Patient) -> Iterator[tuple[str, str]]:
@@ -569,9 +575,18 @@ def _operand_repairs(operation, path, slot, like, patient):
         yield 'power', ': right if the root were taken of an operand there', with_operand(lambda x, values: x.sqrt())
     if operation.name in ('mul', 'div', 'sub', 'rsub', 'add', 'mm', 'bmm'):
         yield 'power', ': right if an operand there were squared', with_operand(lambda x, values: x * x)
+    what = _what_it_is(value, patient)
     for words, kind, stand_in in _stand_ins(patient):
-        if stand_in.shape == value.shape and stand_in.dtype == value.dtype and not torch.allclose(stand_in, value, rtol=1e-9, atol=1e-12):
+        if kind == what and stand_in.shape == value.shape and not torch.allclose(stand_in, value, rtol=1e-9, atol=1e-12):
             yield kind, words, with_operand(lambda x, values, stand_in=stand_in: stand_in.clone())
+
+
+def _what_it_is(value, patient):
+    "The mistake that was made if something else belongs there: an input is used, or what the function makes of it."
+    for _, kind, one in _stand_ins(patient):
+        if one.shape == value.shape and torch.allclose(one, value, rtol=1e-9, atol=1e-12):
+            return {'input for output': 'output for input', 'output for input': 'input for output'}[kind]
+    return ''
 
 
 def _stand_ins(patient):
@@ -634,20 +649,36 @@ def _in_lines(patient: _Patient) -> Iterator[tuple[str, str, str]]:
     if not patient.is_rule(made[place]):
         return
     needed = _needed(tape, tape.out[place])
-    tried = 0
+    alike, tried = _alike(tape, values, needed), 0
     for number, operation in enumerate(tape.operations):
         if number not in needed:
             continue
         for kind, words, change in _repairs(operation, values, patient):
-            tried += 1
-            if tried > MOST_REPAIRS:
-                return
-            try:
-                repaired = tape.run([x.clone() if isinstance(x, Tensor) else x for x in given], {number: change})
-            except (RuntimeError, IndexError, TypeError, ValueError):
-                continue
-            if patient.is_right(repaired[place]):
-                yield kind, words, operation.line
+            for group in alike[number]:
+                tried += 1
+                if tried > MOST_REPAIRS:
+                    return
+                try:
+                    repaired = tape.run([x.clone() if isinstance(x, Tensor) else x for x in given], dict.fromkeys(group, change))
+                except (RuntimeError, IndexError, TypeError, ValueError):
+                    continue
+                if patient.is_right(repaired[place]):
+                    yield kind, words, operation.line
+
+
+def _alike(tape, values, needed):
+    "For each operation itself alone, and with those that compute the same once more: a rule may write x.var(0) twice."
+    groups: dict[int, list] = {}
+    for number in sorted(needed):
+        operation = tape.operations[number]
+        outs = [values[slot.number] for slot in _slots(operation.outs)]
+        same = [one for one in groups if tape.operations[one].func is operation.func and tape.operations[one].args[1:] == operation.args[1:] and outs
+                and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(outs, (values[slot.number] for slot in _slots(tape.operations[one].outs))))]
+        groups[number] = [[number]]
+        if same:
+            together = [*(groups[same[0]][1] if len(groups[same[0]]) > 1 else same[:1]), number]
+            groups[same[0]] = [same[:1], together]
+    return groups
 
 
 def _needed(tape, out):
