@@ -7,57 +7,13 @@ import torch
 from backprop_course.backward import lin, lin_backward, mse, mse_backward, relu, relu_backward
 from backprop_course.toolbox.cases import CannotJudge, Case, Finding, check_contract
 from backprop_course.toolbox.gradcheck import by_autograd, by_nudging, check_gradient
-from backprop_course.toolbox.nudging import numerical_gradient, plot_step_size
 from backprop_course.toolbox.proofs import prove_gradient
-from torch.testing import assert_close
 
 GENERATOR = torch.Generator().manual_seed(6)
 
 
 def draw(*shape):
     return torch.randn(shape, generator=GENERATOR)
-
-
-# ---- numerical_gradient
-
-@pytest.mark.parametrize('x', [draw(3, 2).double(), draw(2, 3).double().T, draw().double(), draw(0, 2).double(), draw(4).double()[::2]])
-def test_slopes(x):
-    before = x.clone()
-    slopes = numerical_gradient(lambda x: (x ** 3).sum(), x)
-    assert slopes.shape == x.shape and torch.equal(x, before)
-    assert_close(slopes, 3 * x ** 2, rtol=1e-6, atol=1e-8)
-
-
-def test_slopes_in_other_dtypes():
-    for dtype in (torch.float16, torch.float32):
-        slopes = numerical_gradient(lambda x: (3 * x).sum(), torch.tensor([-2.0, 0.5], dtype=dtype))
-        assert slopes.dtype == dtype and torch.allclose(slopes, torch.full_like(slopes, 3), rtol=0.1)
-
-
-@pytest.mark.parametrize('f, x, options, error, words', [
-    (relu, draw(5, 4), {}, ValueError, r'a single number as a tensor, got \(5, 4\); try \(f\(x\) \* grad_out\).sum\(\)'),
-    (lambda x: x.sum().item(), draw(2), {}, ValueError, 'a single number as a tensor, got float'),
-    (lambda x: x.sum().double(), draw(2), {}, TypeError, 'in the dtype of x, torch.float32, got torch.float64'),
-    (torch.sum, torch.tensor([1, 2]), {}, TypeError, r'floating-point numbers in x, got torch.int64; try x.float\(\)'),
-    (torch.sum, [1.0], {}, TypeError, 'a torch tensor for x, got list'),
-    (torch.sum, torch.tensor([1.0, torch.inf]), {}, ValueError, 'finite numbers in x'),
-    (torch.sum, torch.tensor([1.0]), {'step': 1e-12}, ValueError, 'a step that torch.float32 can see at 1, got 1e-12; try step=None'),
-    (torch.sum, torch.tensor([1.0]), {'step': 0}, ValueError, 'a finite step above 0, got 0'),
-    (torch.sum, torch.tensor([1.0]), {'step': -1.0}, ValueError, 'a finite step above 0'),
-    (torch.sum, torch.tensor([1.0]), {'step': torch.inf}, ValueError, 'a finite step above 0'),
-    (torch.sum, torch.tensor([1.0]), {'step': torch.nan}, ValueError, 'a finite step above 0'),
-])
-def test_slopes_that_cannot_be_measured(f, x, options, error, words):
-    with pytest.raises(error, match=words):
-        numerical_gradient(f, x, **options)
-
-
-def test_step_size_figure():
-    from matplotlib.figure import Figure
-    axes = Figure().subplots()
-    assert plot_step_size(lambda x: (x ** 3).sum(), lambda x: 3 * x ** 2, draw(4).abs() + 1, ax=axes) is axes
-    rough, fine = (min(line.get_ydata()) for line in axes.lines)
-    assert rough > 1e-5 and fine < 1e-8
 
 
 # ---- Right rules pass: where the curve is steep, the gradient tiny, or an input not made of floats.
@@ -266,7 +222,7 @@ CATALOGUE = {  # mistake: function, wrong rule, inputs, words
     'a Python number': (relu, lambda g, x: 1.0, (x,), 'got float'),
     'inf': (relu, lambda g, x: g / 0, (x,), 'holds inf or nan'),
     'computed in float32': (torch.exp, lambda g, x: (g.float() * x.float().exp()).double(), (x,), 'in float32?'),
-    'wrong in the sixth digit': (torch.exp, lambda g, x: g * x.exp() * (1 + 1e-6), (x,), 'right to five digits'),
+    'wrong in the sixth digit': (torch.exp, lambda g, x: g * x.exp() * (1 + 1e-6), (x,), 'right with 1 in place of 1.000001'),
 }
 
 

@@ -533,11 +533,11 @@ def _repairs(operation: Instruction, like: dict[int, Any], patient: _Patient) ->
             yield 'power', f': right with the power {power:g}, and not {args[1]:g}', other_args(..., power)
     if name in ('mul', 'div') and not isinstance(args[1], Slot) and isinstance(args[1], (int, float)):
         for number in {1, 2, 0.5, -args[1], 2 * args[1], args[1] / 2, *(_numbers_of(patient))} - {args[1], 0}:
-            yield 'constant', f': right with {number:.6g} in place of {args[1]:.6g}', other_args(..., number)
+            yield 'constant', f': right with {number:.10g} in place of {args[1]:.10g}', other_args(..., number)
     if name in ('add', 'sub') and not isinstance(args[1], Slot) and isinstance(args[1], (int, float)):
         for number in {0, 1, -args[1], *_numbers_of(patient)} - {args[1]}:
             kind = 'eps' if abs(number) < 0.1 and abs(args[1]) < 0.1 else 'constant'
-            yield kind, f': right with {number:.6g} in place of {args[1]:.6g}', other_args(..., number)
+            yield kind, f': right with {number:.10g} in place of {args[1]:.10g}', other_args(..., number)
     if name in ('sqrt', 'square'):
         yield 'power', f': right without the {name}', lambda op, a, k, v: a[0].clone()
     for path, slot in operation.operands():

@@ -150,10 +150,9 @@ def noise_of(f: Callable[[float], float], scale: float = 1.0) -> float:
         >>> noise_of(lambda h: (1e8 + h) - 1e8) > 1e-9
         True
     """
-    count, found = 9, 0.0
-    for spacing in (2e-14, 1e-9):
-        found = max(found, _noise([f(spacing * scale * (place - count // 2) * (1 + 0.1 * place)) for place in range(count)]))
-    return found
+    def around(spacing):
+        return _noise([f(spacing * scale * place) for place in range(-4, 5)])
+    return max(around(2e-14), around(1e-9)) or around(1e-6)  # rounded so coarsely that close by nothing moves
 
 
 def _noise(values):
@@ -165,7 +164,7 @@ def _noise(values):
         differences = [b - a for a, b in zip(differences, differences[1:])]
         gamma = math.factorial(order) ** 2 / math.factorial(2 * order)
         estimates.append(math.sqrt(gamma * sum(one * one for one in differences) / len(differences)))
-    return max(estimates[2:])  # a slope is gone after two differences
+    return max(estimates[3:])  # slope and bend are gone after four differences
 
 
 STEPS = [10.0 ** -power for power in (4, 5, 6, 7, 8, 9, 10)]  # times the size of the number
