@@ -114,10 +114,13 @@ def plot_flow(nodes: Mapping[str, tuple[float, float]], arrows: Iterable[tuple[s
         ax.annotate('', (to_x, to_y), (x, y), zorder=1, arrowprops=dict(
             arrowstyle='-|>', color='#333333', lw=1.5, shrinkA=10, shrinkB=gap(end, to_x - x, to_y - y), connectionstyle=f'arc3,rad={bend}'))
         middle = (x + to_x) / 2, (y + to_y) / 2 - bend * (to_x - x) / 2
-        rising = (to_y > y) - (to_y < y)  # beside a slanted arrow, not on it
+        (left, low), (right, high), (mid_x, mid_y) = ax.transData.transform([(x, y), (to_x, to_y), middle])  # on the page, in pixels
+        length = math.hypot(right - left, high - low) * (1 if right >= left else -1) or 1.
+        off_x, off_y = (low - high) / length, (right - left) / length  # a step of 1 off the arrow, upwards
         for text, side, color in ((above, 1, FORWARD), (below, -1, BACKWARD)):
-            ax.text(middle[0], middle[1] + 0.03 * side, text, color=color, ha=('center', 'right', 'left')[rising * side],
-                    va='bottom' if side > 0 else 'top', fontsize=12, zorder=3)
+            far = side * (abs(off_x) * 3.6 * len(text) + abs(off_y) * 6 + 2.5) * ax.figure.dpi / 72  # no corner of the text touches the arrow
+            place_x, place_y = ax.transData.inverted().transform((mid_x + far * off_x, mid_y + far * off_y))
+            ax.text(place_x, place_y, text, color=color, ha='center', va='center', fontsize=12, zorder=3)
     ax.axis('off')
     return ax
 
