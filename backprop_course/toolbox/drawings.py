@@ -19,25 +19,32 @@ from .checks import check_floats
 FORWARD, BACKWARD = '#0072B2', '#D55E00'  # values and gradients, in the stepper too
 
 
-def plot_network(sizes: Sequence[int], *, names: Sequence[str] = (), ax: Any = None) -> Any:
+def plot_network(sizes: Sequence[int], *, names: Sequence[str] = (), inside: Sequence[Sequence[str]] = (),
+                 bold: Mapping[tuple[int, int, int], str] = {}, ax: Any = None) -> Any:
     """Draw columns of circles, each joined to all circles of the next column.
 
     Args:
         sizes: how many circles each column stands for: `[3, 1]` is a neuron, `[3, 2]` a layer, `[64, 50, 10]` a network.
         names: what to write below the columns, one name each.
+        inside: what to write into the circles, a list for each column, from the top.
+        bold: lines to draw bold, with a word on each: `{(0, 1, 0): 'w'}` is the line from column 0, circle 1, to circle 0
+            of the next column.
         ax: the matplotlib axes to draw on; new ones if None.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: a size below 1, or another number of names than of sizes.
+        ValueError: a size below 1, another number of names than of sizes, or a bold line that is not there.
 
     Example:
         >>> from matplotlib.figure import Figure
         >>> ax = plot_network([3, 2], names=['inp', 'out'], ax=Figure().subplots())
         >>> [text.get_text() for text in ax.texts]
         ['inp', 'out']
+        >>> ax = plot_network([2, 1], inside=[['a', 'b'], ['c']], bold={(0, 1, 0): 'w'}, ax=Figure().subplots())
+        >>> [text.get_text() for text in ax.texts]
+        ['w', 'a', 'b', 'c']
     """
     __tracebackhide__ = True
     if not sizes or min(sizes) < 1 or len(names) not in (0, len(sizes)):
@@ -45,7 +52,7 @@ def plot_network(sizes: Sequence[int], *, names: Sequence[str] = (), ax: Any = N
     if ax is None:
         import matplotlib.pyplot as plt
         ax = plt.subplots(figsize=(1.1 * len(sizes) + 0.6, 3))[1]
-    columns = []
+    columns, left_over = [], dict(bold)
     for x, size in enumerate(sizes):
         count = min(size, 5)
         heights = [(count - 1) / 2 - place for place in range(count)]
@@ -54,12 +61,21 @@ def plot_network(sizes: Sequence[int], *, names: Sequence[str] = (), ax: Any = N
             ax.text(2 * x, dots, '⋮', ha='center', va='center', fontsize=14)
             ax.text(2 * x, -count / 2 - 0.1, f'{size:,}', ha='center', va='top', fontsize=11)
         columns.append([(2 * x, y) for y in heights])
-    for left, right in zip(columns, columns[1:]):
-        for (x, y) in left:
-            for (to_x, to_y) in right:
-                ax.plot([x, to_x], [y, to_y], color='#999999', lw=1, zorder=1)
+    for place, (left, right) in enumerate(zip(columns, columns[1:])):
+        for start, (x, y) in enumerate(left):
+            for end, (to_x, to_y) in enumerate(right):
+                word = left_over.pop((place, start, end), None)
+                color, width = ('#999999', 1) if word is None else ('#333333', 3)
+                ax.plot([x, to_x], [y, to_y], color=color, lw=width, zorder=1)
+                if word:  # near its beginning, where lines lie apart
+                    ax.text(x + 0.35 * (to_x - x), y + 0.35 * (to_y - y), word, ha='center', va='center', fontsize=11, zorder=2,
+                            bbox=dict(boxstyle='square,pad=0.1', facecolor='white', edgecolor='none'))
+    if left_over:
+        raise ValueError(f'plot_network has no lines {", ".join(map(str, left_over))}; a line is (column, circle, circle of the next column)')
     for place, column in enumerate(columns):
-        ax.scatter(*zip(*column), s=330, facecolor='white', edgecolor='#333333', linewidth=1.5, zorder=2)
+        ax.scatter(*zip(*column), s=650 if inside else 330, facecolor='white', edgecolor='#333333', linewidth=1.5, zorder=3)
+        for (x, y), word in zip(column, inside[place] if inside else ()):
+            ax.text(x, y, word, ha='center', va='center', fontsize=11, zorder=4)
     bottom = -max(min(size, 5) for size in sizes) / 2
     for x, name in enumerate(names):
         ax.text(2 * x, bottom - (0.75 if max(sizes) > 5 else 0.2), name, ha='center', va='top', fontsize=11)
@@ -69,56 +85,74 @@ def plot_network(sizes: Sequence[int], *, names: Sequence[str] = (), ax: Any = N
     return ax
 
 # %% ../../nbs/toolbox/drawings.ipynb #156a70d8
-def plot_flow(nodes: Mapping[str, tuple[float, float]], arrows: Iterable[tuple[str, str, str, str]], *, ax: Any = None) -> Any:
+def plot_flow(nodes: Mapping[str, tuple[float, float]], arrows: Iterable[tuple[str, str, str, str]], *,
+              notes: Mapping[str, tuple[str, str]] = {}, ax: Any = None) -> Any:
     """Draw boxes and arrows between them, each with a value above it and a gradient below.
 
     Args:
         nodes: where each box stands, by its text: `{'x': (0, 0), 'x * x': (1, 0)}`; a box is about half a unit wide.
         arrows: from which box, to which, what goes forward, and the gradient that comes back. Either may be empty.
+        notes: a value above a box and a gradient below it, by the box's text. Either may be empty.
         ax: the matplotlib axes to draw on; new ones if None.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: an arrow begins or ends at a box that is not there.
+        ValueError: an arrow or a note is for a box that is not there.
 
     Example:
         >>> from matplotlib.figure import Figure
         >>> ax = plot_flow({'x': (0, 0), 'x²': (1, 0)}, [('x', 'x²', '3', '6')], ax=Figure().subplots())
         >>> sorted(text.get_text() for text in ax.texts if text.get_text())
         ['3', '6', 'x', 'x²']
+        >>> ax = plot_flow({'x': (0, 0)}, [], notes={'x': ('3', '8 + 6 = 14')}, ax=Figure().subplots())
+        >>> [text.get_text() for text in ax.texts]
+        ['x', '3', '8 + 6 = 14']
     """
     __tracebackhide__ = True
     arrows = list(arrows)
-    for start, end, *_ in arrows:
-        for one in (start, end):
-            if one not in nodes:
-                raise ValueError(f'plot_flow expects arrows between its nodes, got {one!r}; the nodes are {", ".join(map(repr, nodes))}')
+    for one in [box for start, end, *_ in arrows for box in (start, end)] + list(notes):
+        if one not in nodes:
+            raise ValueError(f'plot_flow expects arrows between its nodes, got {one!r}; the nodes are {", ".join(map(repr, nodes))}')
     xs, ys = zip(*nodes.values())
     if ax is None:
         import matplotlib.pyplot as plt
-        ax = plt.subplots(figsize=(1.6 * (max(xs) - min(xs) + 1), 1.6 * (max(ys) - min(ys) + 0.9)))[1]
+        ax = plt.subplots(figsize=(1.6 * (max(xs) - min(xs) + 1), 1.6 * (max(ys) - min(ys) + 0.9)), layout='constrained')[1]
     ax.set(xlim=(min(xs) - 0.5, max(xs) + 0.5), ylim=(min(ys) - 0.45, max(ys) + 0.45))
-    for text, (x, y) in nodes.items():
-        ax.text(x, y, text, ha='center', va='center', fontsize=12, zorder=2, bbox=dict(boxstyle='round,pad=0.45', facecolor='white', edgecolor='#333333'))
+    ax.axis('off')
+    ax.figure.draw_without_rendering()  # now it is known how many points a unit is
+    across, up = (ax.transData.transform((1, 1)) - ax.transData.transform((0, 0))) * 72 / ax.figure.dpi
+    boxes = {text: ax.text(x, y, text, ha='center', va='center', fontsize=12, zorder=2,
+                           bbox=dict(boxstyle='round,pad=0.45', facecolor='white', edgecolor='#333333')) for text, (x, y) in nodes.items()}
+
+    def write(text, color, x, y, right, above):  # so many points away from a place
+        ax.text(x + right / across, y + above / up, text, color=color, ha='center', va='center', fontsize=12, zorder=3)
+
+    for one, (above, below) in notes.items():
+        for text, side, color in ((above, 1, FORWARD), (below, -1, BACKWARD)):
+            if text:
+                write(text, color, *nodes[one], 0, 24 * side)
+
+    def edge(text, x, y):  # from the middle of a box to its edge, in points, for an arrow in this direction
+        return min((3.7 * len(text) + 6) / abs(x or 1e-9), 13 / abs(y or 1e-9))
+
     pairs = [(start, end) for start, end, *_ in arrows]
-
-    def gap(text, x, y):  # from the middle of a box to its edge, in points, for an arrow in this direction
-        return math.hypot(x, y) * min((3.9 * len(text) + 8) / abs(x or 1e-9), 16 / abs(y or 1e-9))
-
     for place, (start, end, above, below) in enumerate(arrows):
         (x, y), (to_x, to_y) = nodes[start], nodes[end]
         among = [other for other, pair in enumerate(pairs) if pair == (start, end)]  # several from the same box to the same
         bend = (among.index(place) - (len(among) - 1) / 2) * 0.7
-        ax.annotate('', (to_x, to_y), (x, y), zorder=1, arrowprops=dict(
-            arrowstyle='-|>', color='#333333', lw=1.5, shrinkA=10, shrinkB=gap(end, to_x - x, to_y - y), connectionstyle=f'arc3,rad={bend}'))
-        middle = (x + to_x) / 2, (y + to_y) / 2 - bend * (to_x - x) / 2
-        rising = (to_y > y) - (to_y < y)  # beside a slanted arrow, not on it
+        ax.annotate('', (to_x, to_y), (x, y), zorder=3, arrowprops=dict(
+            arrowstyle='-|>', color='#333333', lw=1.5, shrinkA=0, shrinkB=1, mutation_scale=13, connectionstyle=f'arc3,rad={bend}',
+            patchA=boxes[start].get_bbox_patch(), patchB=boxes[end].get_bbox_patch()))
+        length = math.hypot((to_x - x) * across, (to_y - y) * up)
+        along = (to_x - x) * across / length, (to_y - y) * up / length
+        middle = (length + edge(start, *along) - edge(end, *along)) / 2  # of what is seen of the arrow
+        normal = (-along[1], along[0]) if along[0] >= 0 else (along[1], -along[0])  # to the side that is above
         for text, side, color in ((above, 1, FORWARD), (below, -1, BACKWARD)):
-            ax.text(middle[0], middle[1] + 0.03 * side, text, color=color, ha=('center', 'right', 'left')[rising * side],
-                    va='bottom' if side > 0 else 'top', fontsize=12, zorder=3)
-    ax.axis('off')
+            away = side * (4 + 3.7 * len(text) * abs(normal[0]) + 6 * abs(normal[1])) - bend * length / 2 * (1 if along[0] >= 0 else -1)
+            if text:
+                write(text, color, x, y, middle * along[0] + away * normal[0], middle * along[1] + away * normal[1])
     return ax
 
 # %% ../../nbs/toolbox/drawings.ipynb #b71f3e90
