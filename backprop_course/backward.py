@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .forward import lin, mse, relu
-from .toolbox.checks import check_same_shape, check_shapes
+from .toolbox.checks import check_distinct, check_same_shape, check_shapes, check_written
 from .toolbox.rules import rule_for
 
 # %% ../nbs/06_backward.ipynb #dc26a6fb
@@ -52,23 +52,7 @@ def mse_backward(
     grad_inp = grad_out * (2 / max(1, targ.numel())) * difference  # an empty batch divides by 1
     return grad_inp.unsqueeze(-1), None
 
-# %% ../nbs/06_backward.ipynb #40e2a20c
-def _upstream(caller, out):
-    "The gradient that is stored on `out`, or an error that says who should have written it."
-    if getattr(out, 'g', None) is None:
-        raise RuntimeError(f'{caller} reads out.g, the gradient of the loss with respect to its '
-                           f'output, but nobody has written it; first run the backward step of '
-                           f'whatever used out as its input')
-    return out.g
-
-
-def _refuse_twice(caller, *tensors):
-    "`ValueError` if one tensor is given twice: there is room for one gradient on it."
-    if len({id(tensor) for tensor in tensors}) < len(tensors):
-        raise ValueError(f'{caller} expects {len(tensors)} tensors to write .g on, got one of them '
-                         f'twice: its second gradient would replace the first; try .clone()')
-
-# %% ../nbs/06_backward.ipynb #77fe0a48
+# %% ../nbs/06_backward.ipynb #a30f929e
 @torch.no_grad()
 def mse_grad(
     inp: Tensor,   # what `mse` was given, (batch, 1)
@@ -84,10 +68,11 @@ def relu_grad(
     inp: Tensor,  # what `relu` was given, any shape
     out: Tensor,  # what it returned; `out.g` must have been written
 ):
-    "Read `out.g`, write `inp.g`; `RuntimeError` if nobody has written `out.g`."
-    inp.g = relu_backward(_upstream('relu_grad', out), inp)
+    "Read `out.g`, write `inp.g`."
+    check_written('relu_grad', out)
+    inp.g = relu_backward(out.g, inp)
 
-# %% ../nbs/06_backward.ipynb #3c374ebc
+# %% ../nbs/06_backward.ipynb #dbc37345
 @torch.no_grad()
 def lin_grad(
     inp: Tensor,  # what `lin` was given, (batch, n_in)
@@ -97,12 +82,12 @@ def lin_grad(
     *,
     needs_inp_grad: bool = True,  # False leaves `inp.g` at None
 ):
-    "Read `out.g`, write `inp.g`, `w.g` and `b.g`; `RuntimeError` if nobody has written `out.g`."
-    _refuse_twice('lin_grad', inp, w, b)
-    grad_out = _upstream('lin_grad', out)
-    inp.g, w.g, b.g = lin_backward(grad_out, inp, w, b, needs_inp_grad=needs_inp_grad)
+    "Read `out.g`, write `inp.g`, `w.g` and `b.g`."
+    check_distinct('lin_grad', inp, w, b)
+    check_written('lin_grad', out)
+    inp.g, w.g, b.g = lin_backward(out.g, inp, w, b, needs_inp_grad=needs_inp_grad)
 
-# %% ../nbs/06_backward.ipynb #3dc8d895
+# %% ../nbs/06_backward.ipynb #f31fe986
 def forward_and_backward(
     inp: Tensor,   # (batch, n_in)
     targ: Tensor,  # (batch,)
@@ -114,7 +99,7 @@ def forward_and_backward(
     needs_inp_grad: bool = True,  # False leaves `inp.g` at None and saves a product
 ) -> Tensor:       # the loss, shape ()
     "Run lin, relu, lin, mse forwards and backwards; write `.g` on `inp` and on the four parameters."
-    _refuse_twice('forward_and_backward', inp, w1, b1, w2, b2)
+    check_distinct('forward_and_backward', inp, w1, b1, w2, b2)
     with torch.no_grad():
         l1 = lin(inp, w1, b1)
         l2 = relu(l1)

@@ -1,10 +1,12 @@
 """Curves, tables, pictures and paths hold what they were given; what can't be drawn is refused."""
+import math
+
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import torch
 import torch.nn.functional as F
-from backprop_course.toolbox.curves import confusion, plot_confusion, plot_history, plot_paths, plot_pictures, plot_worst
+from backprop_course.toolbox.curves import confusion, plot_confusion, plot_history, plot_paths, plot_pictures, plot_sizes, plot_worst
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS
@@ -110,3 +112,13 @@ def test_paths():
     assert first.lines[0].get_xdata().tolist() == [2.0, 1.0] and first.get_xlim()[1] > 3
     with pytest.raises(ValueError, match='at least one path'):
         plot_paths({}, bowl)
+
+
+def test_sizes_says_what_a_logarithmic_axis_cannot_show():
+    ax = plot_sizes({'grows': [1., 1e30, math.inf, math.nan], 'dies': [1., 0., 0.], 'lost': [math.nan], 'fine': [1., torch.tensor(2.)]})
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ['grows, then inf', 'dies, then 0', 'lost, then nan', 'fine']
+    crosses = [tuple(float(one[0]) for one in line.get_data()) for line in ax.lines if line.get_marker() == 'X']
+    assert ax.get_yscale() == 'log' and any(abs(tick - 1) < 1e-9 for tick in ax.get_yticks())
+    assert crosses == [(1., 1e30), (0., 1.)]
+    with pytest.raises(ValueError, match='at least one'):
+        plot_sizes({})

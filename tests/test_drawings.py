@@ -3,7 +3,7 @@ import matplotlib
 import pytest
 import torch
 from backprop_course.forward import lin, relu
-from backprop_course.toolbox.drawings import plot_flow, plot_jacobian, plot_network
+from backprop_course.toolbox.drawings import plot_flow, plot_jacobian, plot_matmul, plot_network
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -34,13 +34,22 @@ def test_flow():
     assert heights['3'] > heights['2'] and heights['3'] != heights['4']  # value above gradient; two arrows apart
 
 
+def test_a_product_marks_what_meets():
+    ax = plot_matmul(2, 3, 4, i=1, j=2, ax=axes())
+    bold = {text.get_text() for text in ax.texts if text.get_weight() == 'bold'}
+    assert bold == {'a[1, 0]', 'a[1, 1]', 'a[1, 2]', 'b[0, 2]', 'b[1, 2]', 'b[2, 2]', 'out[1, 2]'}
+    assert len(ax.texts) == len(cells(ax)) == 2 * 3 + 3 * 4 + 2 * 4
+    assert words(plot_matmul(1, 1, 1, i=0, j=0, names=('inp', 'w', 'preds'), ax=axes())) == ['inp[0, 0]', 'preds[0, 0]', 'w[0, 0]']
+
+
 def test_new_axes_are_made():
-    assert plot_network([1]).figure and plot_flow({'x': (0, 0)}, []).figure
+    assert plot_network([1]).figure and plot_flow({'x': (0, 0)}, []).figure and plot_matmul(1, 1, 1, i=0, j=0).figure
 
 
 @pytest.mark.parametrize('call', [
     lambda: plot_network([]), lambda: plot_network([2, 0]), lambda: plot_network([2, 3], names=['inp']),
-    lambda: plot_flow({'x': (0, 0)}, [('x', 'y', '', '')])])
+    lambda: plot_flow({'x': (0, 0)}, [('x', 'y', '', '')]),
+    lambda: plot_matmul(2, 0, 4, i=0, j=0), lambda: plot_matmul(2, 3, 4, i=2, j=0), lambda: plot_matmul(2, 3, 4, i=0, j=-1)])
 def test_refused(call):
     with pytest.raises(ValueError, match='expects'):
         call()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Numbers', 'Access', 'Code', 'Fault', 'Step', 'TracedTensor', 'TracedLayer', 'Trace', 'trace_backward',
-           'example_trace']
+           'example_trace', 'trace_functions']
 
 # %% ../../nbs/toolbox/tracing.ipynb #9dca922b
 import ast
@@ -12,6 +12,7 @@ import inspect
 import textwrap
 import threading
 import zlib
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, wraps
@@ -1129,3 +1130,79 @@ def example_trace() -> Trace:
         def backward(self): self.loss.backward(), self.layers[0].backward()
 
     return trace_backward(Model(), torch.ones(3), torch.zeros(3))
+
+# %% ../../nbs/toolbox/tracing.ipynb #4f8a2c71
+class _Pair:
+    "A function and its backward step as a layer; each function has a class of its own, with its name."
+    function: Callable
+    step: Callable
+
+    def __init__(self, n_inputs, *parameters):
+        self.names = [*inspect.signature(self.function).parameters]
+        self.n_inputs = n_inputs
+        vars(self).update(zip(self.names[n_inputs:], parameters))
+
+    def parameters(self): return [vars(self)[name] for name in self.names[self.n_inputs:] if name in vars(self)]
+
+    def __call__(self, *inputs):
+        vars(self).update(zip(self.names, inputs))
+        self.out = type(self).function(*inputs, *self.parameters())
+        return self.out
+
+    def backward(self):
+        asked = inspect.signature(self.step).parameters.values()
+        type(self).step(**{one.name: vars(self)[one.name] for one in asked if one.name in vars(self)})
+
+
+class _Row:
+    "Pairs one after the other as a model; the last is the loss."
+    def __init__(self, pairs): *self.layers, self.loss = pairs
+
+    def __call__(self, inp, targ):
+        for layer in self.layers:
+            inp = layer(inp)
+        return self.loss(inp, targ)
+
+    def backward(self):
+        for pair in (self.loss, *reversed(self.layers)):
+            pair.backward()
+
+
+def trace_functions(steps: Sequence[tuple], inp: Tensor, targ: Tensor, *, raises: bool = True) -> Trace:
+    """Run functions forwards and their backward steps in the reverse order, and record who read what and who wrote what.
+
+    Args:
+        steps: in the order of the forward pass, each a function, its backward step, and its parameters:
+            `(lin, lin_grad, w, b)`. The function is called with what the one before it returned and with the
+            parameters; the last one, the loss, with `targ` as well. Its backward step is called with those of these
+            tensors, and of `out`, what the function returned, that it has parameters for, by name.
+        inp: what goes in, of the shape that the first function takes.
+        targ: what should come out, of the shape that the loss takes.
+        raises: as in `trace_backward`.
+
+    Returns:
+        The `Trace`, in which the functions are layers: `L1: lin(2, 3)`.
+
+    Raises:
+        ValueError: fewer than two steps.
+
+    Example:
+        >>> def double(inp): return 2 * inp
+        >>> def double_grad(inp, out): inp.g = 2 * out.g
+        >>> def total(inp, targ): return (inp - targ).sum()
+        >>> def total_grad(inp): inp.g = torch.ones_like(inp)
+        >>> trace_functions([(double, double_grad), (total, total_grad)], torch.ones(3), torch.zeros(3))
+        Trace of 2 layers, 4 steps: no fault found.
+        step  phase     layer        reads       writes
+        1     forward   D: double()  inp         D.out (3)
+        2     forward   T: total()   D.out targ  loss () as T.out
+        3     backward  T: total()               D.out.g (3) as T.inp.g
+        4     backward  D: double()  D.out.g     inp.g (3) as D.inp.g
+    """
+    __tracebackhide__ = True
+    if len(steps) < 2:
+        raise ValueError(f'trace_functions expects the steps of at least one function and a loss, got {len(steps)}')
+    classes = {step[:2]: type(step[0].__name__, (_Pair,), {'function': staticmethod(step[0]), 'step': staticmethod(step[1])})
+               for step in steps}
+    pairs = [classes[step[:2]](1 + (step is steps[-1]), *step[2:]) for step in steps]
+    return trace_backward(_Row(pairs), inp, targ, raises=raises)
