@@ -208,12 +208,14 @@ def measure_slope(f: Callable[[float], float], at: float, noise: float = 0.0) ->
         up, down = value(step), value(-step)
         if math.isnan(up) or math.isnan(down):
             continue
+        if up == down and any(slope for _, slope, *_ in found):  # rounded away: a larger nudge moved it
+            continue
         found.append((step, (up - down) / (2 * step), (middle - down) / step, (up - middle) / step))
     if not found:
         return Slope(math.nan, math.inf)
     best = Slope(found[0][1], math.inf)
     for (_, before, *_), (step, slope, *_) in zip(found, found[1:]):
-        error = abs(slope - before) + 2 * noise / step + 1e-15 * abs(slope)
+        error = abs(slope - before) + 5 * noise / step + 1e-15 * abs(slope)
         if error < best.error:
             best = Slope(slope, error)
     return _kink(found, noise, best) or best
