@@ -2,7 +2,8 @@ from .toolbox.checks import check_same_shape as check_same_shape, check_shapes a
 from .toolbox.derivations import derivation as derivation
 from .toolbox.einsums import einsum_backward as einsum_backward, explain_einsum as explain_einsum
 from .toolbox.engine import Variable as Variable, apply as apply, plot_graph as plot_graph
-from .toolbox.gradcheck import check_gradient as check_gradient, numerical_gradient as numerical_gradient
+from .toolbox.gradcheck import check_gradient as check_gradient
+from .toolbox.nudging import numerical_gradient as numerical_gradient
 from .toolbox.numpy_edition import compare_editions as compare_editions, numpy_source as numpy_source, on_numpy as on_numpy
 from .toolbox.proofs import index_sums as index_sums, prove_gradient as prove_gradient, prove_rules as prove_rules
 from .toolbox.rules import find_rule as find_rule, rule_for as rule_for

@@ -49,7 +49,7 @@ class _Patient:
         self.grad = case.grads[name]
         self.follows = name in case.autograd() and not case.custom
         self.expected = self.truth() if expected is None else expected
-        self.digits = 1e-7 if self.follows else 2e-5
+        self.digits = 1e-9 if self.follows else 2e-5
 
     def truth(self, grad_outs: Sequence[Tensor] | None = None, changed: dict[str, Tensor] | None = None, name: str | None = None) -> Tensor:
         "The right gradient, with another upstream gradient or other inputs: by autograd where that can be trusted, else by nudging."
@@ -393,7 +393,7 @@ def _in_paths(patient: _Patient) -> Iterator[tuple[str, str]]:
         what = _described(operations[number])
         seen.append((part, what))
         share = 1 + ((patient.grad - whole) * part).sum().item() / (part * part).sum().item()
-        if abs(share - 1) < 1e-6 or not patient.is_rule(whole + (share - 1) * part):
+        if abs(share - 1) < 1e-3 or not patient.is_rule(whole + (share - 1) * part):
             continue
         if abs(share) < 1e-5:
             yield 'dropped', f': the path through {what} is missing; is it treated as a constant, or is = written for +=?'
@@ -493,8 +493,8 @@ def _repairs(operation: Instruction, like: dict[int, Any], patient: _Patient) ->
         if name == 'roll':
             yield 'order', ': right if it were rolled the other way', lambda op, a, k, v: op.func(a[0], [-one for one in a[1]], *a[2:], **k)
     if name in ('add', 'sub') and len(operation.operands()) == 2:
-        turned = torch.sub if name == 'add' else torch.add
-        yield 'sign', f': right if {"added" if name == "sub" else "subtracted"} there: a wrong sign', lambda op, a, k, v: turned(*a, **k)
+        opposite: Any = torch.sub if name == 'add' else torch.add
+        yield 'sign', f': right if {"added" if name == "sub" else "subtracted"} there: a wrong sign', lambda op, a, k, v: opposite(*a, **k)
         yield 'extra', ': right without the second term', lambda op, a, k, v: a[0] + 0 * a[1]
         yield 'extra', ': right without the first term', lambda op, a, k, v: a[1] + 0 * a[0] if op.name == 'add' else -a[1] + 0 * a[0]
         if name == 'sub':
@@ -507,8 +507,8 @@ def _repairs(operation: Instruction, like: dict[int, Any], patient: _Patient) ->
     if name == 'mul' and len(operation.operands()) == 2:
         yield 'inverse', ': right if it were divided there, not multiplied', lambda op, a, k, v: torch.div(*a)
     if name in ('gt', 'lt', 'ge', 'le'):
-        for turned in {'gt': ('lt', 'le'), 'lt': ('gt', 'ge'), 'ge': ('lt', 'le', 'gt'), 'le': ('gt', 'ge', 'lt')}[name]:
-            yield 'mask', f': right if the mask compared by {turned}, and not by {name}', lambda op, a, k, v, to=turned: getattr(torch, to)(*a)
+        for compared in {'gt': ('lt', 'le'), 'lt': ('gt', 'ge'), 'ge': ('lt', 'le', 'gt'), 'le': ('gt', 'ge', 'lt')}[name]:
+            yield 'mask', f': right if the mask compared by {compared}, and not by {name}', _compare_by(compared)
         if not isinstance(args[1], Slot):
             for bound in {0, 1, -1, *_numbers_of(patient)} - {args[1]}:
                 yield 'mask', f': right if the mask began at {bound:g}, and not at {args[1]:g}', other_args(..., bound)
@@ -524,8 +524,7 @@ def _repairs(operation: Instruction, like: dict[int, Any], patient: _Patient) ->
                 yield 'order', f': right if permute were given {tuple(order)}', other_args(..., list(order))
             else:
                 back = sorted(range(len(order)), key=order.__getitem__)
-                yield 'order', ': right if the axes were split in another order; interleaved for tiled?', (
-                    lambda op, a, k, v, order=order, back=back: a[0].reshape([a[1][one] for one in order]).permute(back))
+                yield 'order', ': right if the axes were split in another order; interleaved for tiled?', _split_by(order, back)
     if name in ('t', 'transpose', 'permute'):
         yield 'transpose', ': right without the transpose', lambda op, a, k, v: a[0].clone()
     if name in ('pow',) and isinstance(args[1], (int, float)):
@@ -542,6 +541,14 @@ def _repairs(operation: Instruction, like: dict[int, Any], patient: _Patient) ->
         yield 'power', f': right without the {name}', lambda op, a, k, v: a[0].clone()
     for path, slot in operation.operands():
         yield from _operand_repairs(operation, path, slot, like, patient)
+
+
+def _compare_by(name):
+    return lambda operation, args, kwargs, values: getattr(torch, name)(*args)
+
+
+def _split_by(order, back):
+    return lambda operation, args, kwargs, values: args[0].reshape([args[1][one] for one in order]).permute(back)
 
 
 def _operand_repairs(operation, path, slot, like, patient):
@@ -642,7 +649,8 @@ def _in_lines(patient: _Patient) -> Iterator[tuple[str, str, str]]:
         return case.run_rule(given[:count], given[count:])
     given = [*case.grad_outs, *case.inputs]
     try:
-        tape, values = Tape(rule, given, lines_of=case.original), {}
+        values: dict[int, Tensor] = {}
+        tape = Tape(rule, given, lines_of=case.original)
         made = tape.run([x.clone() if isinstance(x, Tensor) else x for x in given], keep=values)
     except Exception:  # noqa: BLE001  a rule may do what a tape can't hold
         return

@@ -7,9 +7,10 @@ __all__ = ['MOST_NUDGES', 'DIRECTIONS', 'compare', 'by_nudging', 'by_autograd', 
 
 # %% ../../nbs/toolbox/gradcheck.ipynb #e31602b3
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -126,7 +127,7 @@ def by_nudging(case: Case) -> Finding:
     total = sum(grad.numel() for grad in case.grads.values())
     errors, notes, doubts, nudged = {}, [], [], 0
     for name, grad in case.grads.items():
-        places = range(grad.numel())
+        places: Sequence[int] = range(grad.numel())
         if total > MOST_NUDGES:
             most = max(20, MOST_NUDGES * grad.numel() // total)
             chosen = torch.randperm(grad.numel(), generator=torch.Generator().manual_seed(1))[:most].tolist()
@@ -420,7 +421,7 @@ class Checked(dict):
         return '\n'.join([super().__repr__(), *self.remarks])
 
 
-def check_gradient(f: Any, f_backward: Any = None, *inputs: Any,
+def check_gradient(f: Callable[..., Any], f_backward: Callable[..., Any] | Tensor | np.ndarray | None = None, *inputs: Any,
                    generator: torch.Generator | None = None, **options: Any) -> Checked:
     """Compare a rule with nudging and with autograd, in float64.
 

@@ -147,7 +147,7 @@ def noise_of(f: Callable[[float], float], scale: float = 1.0) -> float:
         The standard deviation of the rounding; 0 if the values are the same; inf where they are not finite.
 
     Example:
-        >>> noise_of(lambda h: (1e8 + h) - 1e8) > 1e-9
+        >>> noise_of(lambda h: (1e8 + math.sin(1 + h)) - 1e8) > 1e-9
         True
     """
     def around(spacing):
@@ -197,7 +197,8 @@ def measure_slope(f: Callable[[float], float], at: float, noise: float = 0.0) ->
 
     middle = value(0.0)
     noise = max(noise, 4e-16 * abs(middle) if math.isfinite(middle) else 0.0)
-    scale, found = max(1.0, abs(at)), []
+    scale = max(1.0, abs(at))
+    found: list[tuple[float, float, float, float]] = []
     steps = [step * scale for step in STEPS]
     if at and abs(at) < steps[0]:  # near the edge of a domain such as x > 0
         steps += [abs(at) * factor for factor in (0.1, 1e-2, 1e-3, 1e-4)]

@@ -19,7 +19,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # %% ../../nbs/toolbox/tape.ipynb #b56c31eb
 @dataclass(frozen=True)
 class Slot:
-    "A place on a tape that holds a tensor when the tape runs."
+    """A place on a tape that holds a tensor when the tape runs.
+
+    Args:
+        number: which place; the inputs come first.
+
+    Example:
+        >>> Tape(lambda x: x + 1, [torch.ones(2)]).inputs
+        [Slot(number=0)]
+    """
     number: int
 
 
