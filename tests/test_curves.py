@@ -1,12 +1,14 @@
 """Curves, tables, pictures and paths hold what they were given; what can't be drawn is refused."""
 import math
+from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import torch
 import torch.nn.functional as F
-from backprop_course.toolbox.curves import confusion, plot_confusion, plot_history, plot_paths, plot_pictures, plot_sizes, plot_worst
+from backprop_course.toolbox.curves import (
+    confusion, learn, plot_confusion, plot_history, plot_paths, plot_pictures, plot_sizes, plot_stamps, plot_worst)
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS
@@ -122,3 +124,33 @@ def test_sizes_says_what_a_logarithmic_axis_cannot_show():
     assert crosses == [(1., 1e30), (0., 1.)]
     with pytest.raises(ValueError, match='at least one'):
         plot_sizes({})
+
+
+def test_learn_repeats_itself_and_validates_in_eval_mode():
+    rows, right = torch.eye(3).repeat(20, 1), torch.arange(3).repeat(20)
+    data = SimpleNamespace(inp=rows, targ=right, valid_inp=rows, valid_targ=right)
+
+    def model():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+
+    first, again = learn(model(), data, epochs=8), learn(model(), data, epochs=8)
+    assert first == again and len(first.losses) == len(first.accuracies) == 8
+    assert first.losses[-1] < first.losses[0] and first.accuracies[-1] == 1
+    trained = model()
+    learn(trained, data, lambda out, targ: (out ** 2).mean(), epochs=1)
+    assert not trained.training
+
+
+def test_stamps():
+    runs = {'a': [3.0, 2.0], 'b': [3.0, 1.0], 'c': [3.0, 5.0], 'd': [3.0, 3.0]}
+    axes = plot_stamps(runs)
+    assert [ax.get_title() for ax in axes] == list(runs) and axes[0].get_ylim() == (0, 5.25) == axes[3].get_ylim()
+    assert [line.get_ydata().tolist() for line in axes[2].lines] == [[3.0, 5.0]] and not axes[0].figure.legends
+    compared = plot_stamps(runs, dict.fromkeys(runs, [3.0, 0.0]), labels=('mine', 'yours'))
+    assert [len(ax.lines) for ax in compared] == [2] * 4
+    assert sorted(text.get_text() for text in compared[0].figure.legends[0].get_texts()) == ['mine', 'yours']
+    with pytest.raises(ValueError, match='at least one run'):
+        plot_stamps({})
+    with pytest.raises(ValueError, match='a curve beside it'):
+        plot_stamps(runs, {'a': [1.0]})

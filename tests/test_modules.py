@@ -11,7 +11,6 @@ from backprop_course.forward import lin, mse, relu
 from backprop_course.modules import LayerFunction, Lin, LinearLayer, Model, Module, Mse, MyRelu, Relu, each_once
 from backprop_course.toolbox.gradcheck import check_gradient
 from backprop_course.toolbox.rules import RULES, Rule
-from backprop_course.traps import hidden_parameters
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS

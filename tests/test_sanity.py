@@ -1,10 +1,10 @@
-"""`hidden_parameters` names each weight that an optimiser will not see, and no other."""
+"""Rows, parameters without a gradient, and weights that an optimiser will not see: each is named, and nothing else."""
 from collections import OrderedDict
 from types import MappingProxyType
 
 import pytest
 import torch
-from backprop_course.traps import hidden_parameters, trainable_tensors
+from backprop_course.toolbox.sanity import hidden_parameters, left_out, rows_that_reach, trainable_tensors
 from torch import nn
 
 
@@ -109,3 +109,18 @@ def test_walk_by_itself():
     assert [place for place, _ in trainable_tensors({'a': [w, nn.Linear(1, 1)]})] == ["['a'][0]", "['a'][1].weight", "['a'][1].bias"]
     assert list(trainable_tensors(w, 'w')) == [('w', w)]
     assert list(trainable_tensors(3)) == []
+
+
+def test_rows():
+    inp = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    assert rows_that_reach(lambda inp: inp * 2, inp) == [0]
+    assert rows_that_reach(lambda inp: inp.flip(0) * 2, inp) == [4]
+    assert rows_that_reach(lambda inp: inp + inp.roll(-2, 0), inp) == [0, 2]
+    assert rows_that_reach(lambda inp: inp * 0, inp) == [] and inp.grad is None
+
+
+def test_left_out():
+    net = Net(nn.ModuleList)
+    assert left_out(net) == [name for name, _ in net.named_parameters()]
+    net.last(net.hidden[0](torch.ones(2, 4))).sum().backward()
+    assert left_out(net) == ['hidden.1.weight', 'hidden.1.bias']
