@@ -11,6 +11,7 @@ from backprop_course.forward import lin, mse, relu
 from backprop_course.modules import LayerFunction, Lin, LinearLayer, Model, Module, Mse, MyRelu, Relu, each_once
 from backprop_course.toolbox.gradcheck import check_gradient
 from backprop_course.toolbox.rules import RULES, Rule
+from backprop_course.toolbox.sanity import hidden_parameters
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS
